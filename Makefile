@@ -1,0 +1,50 @@
+# Everything runs in .venv with the versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo install base test test-slow bench lint clean
+.DEFAULT_GOAL := demo
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit("recipeline needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+
+# The base alone: what `pip install recipeline` brings.
+$(VENV)/.base: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable .
+	touch $@
+
+# The base, every extra, and the tools of the tests.
+$(VENV)/.all: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) --editable '.[all,dev]'
+	touch $(VENV)/.base $@
+
+base: $(VENV)/.base
+install: $(VENV)/.all
+
+# Train on real data, look at the report, predict: embedded defaults only, no service.
+demo: $(VENV)/.base
+	$(BIN)/python recipes/data/write.py
+	$(BIN)/python main.py train --recipe-file recipes/quickstart/quickstart.yaml
+	$(BIN)/python main.py batch-inference --run-id latest --input recipes/data/breast_cancer_new.csv --output demo/predictions.csv --overwrite
+	@echo; echo "demo/predictions.csv:"; head -n 4 demo/predictions.csv
+
+test: $(VENV)/.all
+	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not slow' $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.all
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+bench: $(VENV)/.all
+	$(BIN)/python -m bench
+
+lint: $(VENV)/.all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) demo dist build

@@ -1,0 +1,265 @@
+"""The saved folder: write, verify, read.
+
+    recipe.yaml          the recipe as resolved
+    parts/<role>/        each part in its own plain format, with part.json that says which
+    input_schema.json    the input contract
+    metrics.json  hpo.json  tables/  report.html  log.txt  sql/
+    MLmodel …            what MLflow wants to find
+    manifest.json        SHA-256 of every file, versions, git commit, seed, fingerprint of the data
+
+`read` verifies the manifest before any byte is deserialised and names the first file that differs.
+A folder is written beside its place and renamed: it is there whole or not at all (`stores.files.atomic_folder`).
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+import platform
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from recipeline.contracts import Kept
+from recipeline.errors import Damaged, RecipelineError, TrainingFailed
+from recipeline.pipeline import Pipeline, words
+from recipeline.schema import InputSchema
+from recipeline.stores import files
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+EXEMPT = frozenset({MANIFEST, "registered_model_meta"})
+"""Files that the manifest does not list: itself, and the one that MLflow writes into a folder it loads by `models:/`."""
+
+PLAIN = frozenset({"sklearn", "numpy", "scipy", "xgboost", "lightgbm", "catboost", "builtins", "recipeline", "pandas"})
+"""Packages whose estimators skops can keep; a part that holds an object of another one and cannot keep itself is pickled."""
+
+TRUSTED = (
+    # What skops meets in honest scikit-learn estimators and does not trust by itself. A fixed table: never what a file asks for.
+    "numpy.dtype",
+    "sklearn.tree._tree.Tree",
+    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
+    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
+    "sklearn.ensemble._gb_losses.LeastSquaresError",
+    "sklearn._loss._loss.CyHalfSquaredError",
+    "sklearn._loss._loss.CyHalfBinomialLoss",
+    "sklearn._loss._loss.CyHalfMultinomialLoss",
+    "sklearn._loss.link.Interval",
+    "sklearn._loss.link.IdentityLink",
+    "sklearn._loss.link.LogitLink",
+    "sklearn._loss.link.MultinomialLogit",
+    "sklearn._loss.loss.HalfSquaredError",
+    "sklearn._loss.loss.HalfBinomialLoss",
+    "sklearn._loss.loss.HalfMultinomialLoss",
+    "sklearn.neighbors._kd_tree.KDTree",
+    "sklearn.neighbors._ball_tree.BallTree",
+    "sklearn.metrics._dist_metrics.EuclideanDistance64",
+    "xgboost.core.Booster",
+    "lightgbm.basic.Booster",
+    "recipeline.components.preprocessing.DefaultPreprocessor",
+)
+
+VERSIONED = ("recipeline", "numpy", "pandas", "scikit-learn", "skops", "optuna", "mlflow", "pyarrow")
+
+
+# --- parts -----------------------------------------------------------------------------------------------------------
+
+
+def keep(part: Any, folder: Path, role: str, binding: str) -> None:
+    """Write one part into `folder`, in its own format where it has one, else by skops, else by cloudpickle.
+
+    binding  what ties the parts of one pipeline together; a part of another run is refused at reading
+    """
+    kind = type(part)
+    about = {"role": role, "class": f"{kind.__module__}.{kind.__qualname__}", "binding": binding}
+    folder.mkdir(parents=True)
+    if isinstance(part, Kept):
+        part.save(folder)
+        about["format"] = "own"
+    elif foreign := _foreign(part):
+        import cloudpickle
+
+        logging.getLogger("recipeline").info("%s is kept by pickle: %s offers no save and load of its own", role, foreign)
+        files.write_bytes(folder / "part.pkl", cloudpickle.dumps(part))
+        about["format"] = "cloudpickle"
+    else:
+        import skops.io
+
+        files.write_bytes(folder / "part.skops", skops.io.dumps(part))
+        about["format"] = "skops"
+    files.write_json(folder / "part.json", about)
+
+
+def take_up(folder: Path, role: str, binding: str, find: Callable[[str], type]) -> Any:
+    """Read one part; the manifest was verified before.
+
+    find  turns the class that part.json names into a class, or refuses it
+    """
+    about = json.loads((folder / "part.json").read_text(encoding="utf-8"))
+    if about["binding"] != binding or about["role"] != role:
+        raise Damaged(f"parts/{role} belongs to another run", hint="restore the artifact; parts of two runs do not mix")
+    if about["format"] == "own":
+        kept: Any = find(about["class"])
+        return kept.load(folder)
+    if about["format"] == "cloudpickle":
+        import pickle
+
+        find(about["class"])
+        return pickle.loads((folder / "part.pkl").read_bytes())  # noqa: S301  # under our own manifest, verified before
+    import skops.io
+    from skops.io.exceptions import UntrustedTypesFoundException
+
+    try:
+        return skops.io.loads((folder / "part.skops").read_bytes(), trusted=list(TRUSTED))
+    except UntrustedTypesFoundException as error:
+        raise TrainingFailed(f"parts/{role} cannot be kept safely: {words(error)}", slug="untrusted-type") from error
+
+
+def _foreign(part: Any) -> str:
+    """The first class inside a part, by its parameters, that skops does not know; empty if there is none."""
+    seen: set[int] = set()
+    todo = [part]
+    while todo:
+        value = todo.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, (list, tuple, set)):
+            todo.extend(value)
+            continue
+        if isinstance(value, dict):
+            todo.extend(value.values())
+            continue
+        kind = value if isinstance(value, type) else type(value)
+        if kind.__module__.partition(".")[0] not in PLAIN:
+            return f"{kind.__module__}.{kind.__qualname__}"
+        if callable(getattr(value, "get_params", None)) and not isinstance(value, type):
+            todo.extend(value.get_params(deep=False).values())
+    return ""
+
+
+def save_parts(pipeline: Pipeline, folder: Path, binding: str) -> None:
+    """`parts/` and `input_schema.json` of a fitted pipeline."""
+    files.write_json(folder / "input_schema.json", pipeline.schema.to_json())
+    for role in ("preprocessor", "model"):
+        part = getattr(pipeline, role)
+        if part is not None:
+            keep(part, folder / "parts" / role, role, binding)
+
+
+# --- manifest --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was written and where it came from."""
+
+    binding: str
+    files: Mapping[str, str]
+    about: Mapping[str, Any]
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # run from a folder that was never installed: the version is then simply not known
+    return found
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit the project stands at, with `+` where files differ from it; None outside a repository."""
+    try:
+        head = subprocess.run(
+            ["git", "describe", "--always", "--abbrev=40", "--dirty=+", "--exclude=*"],  # noqa: S607  # git from the PATH
+            cwd=folder, capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return head.stdout.strip() or None if head.returncode == 0 else None
+
+
+def seal(folder: Path, *, binding: str, about: Mapping[str, Any]) -> Manifest:
+    """Write manifest.json over everything that stands in the folder; the last file to be written."""
+    hashes = {name: files.sha256(folder / name) for name in _walk(folder)}
+    facts = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions(), **about}
+    files.write_json(folder / MANIFEST, {"format": FORMAT, "binding": binding, **facts, "files": hashes})
+    return Manifest(binding, hashes, facts)
+
+
+def verify(folder: Path) -> Manifest:
+    """The manifest of a folder in which every file is what was written.
+
+    Raises Damaged with the first file that is missing, differs, or was never written by us.
+    """
+    try:
+        data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        listed, binding = dict(data.pop("files")), str(data.pop("binding"))
+    except FileNotFoundError:
+        raise Damaged(f"no {MANIFEST}", hint="this is not a complete artifact", where=folder.name) from None
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise Damaged(f"{MANIFEST} cannot be read", hint="restore the artifact", where=folder.name) from error
+    if data.get("format") != FORMAT:
+        raise Damaged(f"{MANIFEST} has format {data.get('format')}, this version reads {FORMAT}", where=folder.name)
+    found = set(_walk(folder))
+    for name in sorted(found | set(listed)):
+        if name not in found:
+            raise Damaged(f"{name} is missing", hint="restore the artifact", where=folder.name)
+        if name not in listed:
+            raise Damaged(f"{name} was not written with this artifact", hint="remove it or restore the artifact", where=folder.name)
+        if files.sha256(folder / name) != listed[name]:
+            raise Damaged(f"{name} differs from what was written", hint="restore the artifact", where=folder.name)
+    _compare_versions(data.get("versions", {}))
+    return Manifest(binding, listed, data)
+
+
+def _compare_versions(then: Mapping[str, str]) -> None:
+    now = versions()
+    for name in ("scikit-learn", "numpy", "python"):
+        if name in then and name in now and then[name].split(".")[:2] != now[name].split(".")[:2]:
+            logging.getLogger("recipeline").warning("the artifact was written with %s %s, this is %s", name, then[name], now[name])
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise Damaged(f"{path.relative_to(folder)} is a link", hint="restore the artifact", where=folder.name)
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in EXEMPT:
+            yield name
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def read(folder: Path, *, task: Any, augmenter: Any, find: Callable[[str], type], manifest: Manifest | None = None) -> Pipeline:
+    """The pipeline in a folder, verified first."""
+    manifest = manifest or verify(folder)
+    try:
+        schema = InputSchema.from_json(read_json(folder / "input_schema.json"))
+        parts = {
+            role: take_up(folder / "parts" / role, role, manifest.binding, find) if (folder / "parts" / role).is_dir() else None
+            for role in ("preprocessor", "model")
+        }
+    except RecipelineError:
+        raise
+    except Exception as error:  # noqa: BLE001  # a reader may raise anything on bytes that hash right but belong to another version
+        raise Damaged(f"cannot be read here: {words(error)}", hint="see `versions` in its manifest.json", where=folder.name) from error
+    facts = {key: manifest.about[key] for key in ("run_id", "name", "seed") if key in manifest.about}
+    for name in ("metrics", "hpo"):
+        if (folder / f"{name}.json").is_file():
+            facts[name] = read_json(folder / f"{name}.json")
+    return Pipeline(
+        task=task, schema=schema, augmenter=augmenter, preprocessor=parts["preprocessor"], model=parts["model"],
+        facts={**facts, "folder": str(folder)},
+    )  # fmt: skip
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,0 +1,346 @@
+"""The command line: every command is a function of its arguments that returns what `--json` prints.
+
+Answers go to stdout, progress and logs to stderr; an error is one line with a slug, and the exit code of `errors.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from recipeline.errors import DataError, RecipelineError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from recipeline.settings import Settings
+
+log = logging.getLogger("recipeline")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with the one error form of the project."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, hint=f"see `{self.prog} --help`")
+
+
+class _Terminated(BaseException):
+    """SIGTERM, as an exception, so that `finally` and `with` clean up."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    wants_json, debug = "--json" in given, "--debug" in given or os.environ.get("LOG_LEVEL", "").upper() == "DEBUG"
+    previous = signal.signal(signal.SIGTERM, _terminate) if _in_main_thread() else None
+    try:
+        options = _parser(given).parse_args(given)
+        answer = options.command(options)
+        if wants_json:
+            print(json.dumps(answer, default=str), flush=True)  # noqa: T201  # the answer
+        return int(answer.pop("exit_code", 0)) if isinstance(answer, dict) else 0
+    except RecipelineError as error:
+        return _failed(error, error.code, error.as_dict(), wants_json=wants_json, debug=debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our answers has seen enough
+        return 0
+    except KeyboardInterrupt as error:
+        return _failed(error, 130, {"slug": "interrupted", "message": "interrupted"}, wants_json=wants_json, debug=debug)
+    except _Terminated as error:
+        return _failed(error, 143, {"slug": "terminated", "message": "terminated"}, wants_json=wants_json, debug=debug)
+    except MemoryError as error:
+        return _failed(
+            error, 7, {"slug": "memory", "message": "out of memory; use fewer rows or columns"}, wants_json=wants_json, debug=debug
+        )
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
+            return _bug(error, wants_json=wants_json, debug=debug)
+        return _failed(error, 7, {"slug": "disk", "message": f"cannot write: {error.strerror}"}, wants_json=wants_json, debug=debug)
+    except Exception as error:  # noqa: BLE001  # the last line of defence: a bug of ours gets its own exit code and no traceback
+        return _bug(error, wants_json=wants_json, debug=debug)
+    finally:
+        if previous is not None:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated
+
+
+def _in_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+def _bug(error: Exception, *, wants_json: bool, debug: bool) -> int:
+    message = f"{type(error).__name__} in recipeline itself; run it with --debug and report what it prints"
+    return _failed(error, 70, {"slug": "bug", "message": message}, wants_json=wants_json, debug=debug)
+
+
+def _failed(error: BaseException, code: int, about: Mapping[str, Any], *, wants_json: bool, debug: bool) -> int:
+    from recipeline import logs
+
+    if debug:
+        import traceback
+
+        sys.stderr.write(logs.mask("".join(traceback.format_exception(error))))
+    line = str(error) if isinstance(error, RecipelineError) else f"error[{about['slug']}]: {about['message']}"
+    sys.stderr.write(logs.mask(line) + "\n")
+    if wants_json:
+        sys.stdout.write(logs.mask(json.dumps({"error": dict(about)}, default=str)) + "\n")
+    return code
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    parser = _Parser(prog="recipeline", description="From a YAML recipe to a tuned, tracked, served model.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    common = _Parser(add_help=False)
+    common.add_argument("--json", action="store_true", help="print one JSON object as the last line of stdout")
+    common.add_argument("--debug", action="store_true", help="show tracebacks on stderr")
+    common.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", dest="overrides", help="override the configuration"
+    )
+
+    def command(name: str, function: Callable[[argparse.Namespace], dict[str, Any]], summary: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=summary, description=summary, parents=[common])
+        added.set_defaults(command=function)
+        return added
+
+    train = command("train", _train, "train what a recipe says")
+    train.add_argument("--recipe-file", required=True, type=Path, metavar="FILE")
+    train.add_argument("--context-params", default="{}", metavar="JSON", help="values for the templates of the source")
+    train.add_argument("--resume", nargs="?", const="latest", metavar="RUN", help="go on with an unfinished run (default: the latest)")
+
+    batch = command("batch-inference", _batch, "predict for every row of a source")
+    batch.add_argument("--run-id", required=True, metavar="RUN", help="run id, unique prefix, latest, or models:/name@alias")
+    batch.add_argument("--name", metavar="RECIPE", help="with `latest`: of this recipe")
+    batch.add_argument("--context-params", default="{}", metavar="JSON")
+    batch.add_argument("--input", metavar="URI", help="another input with the same contract")
+    batch.add_argument("--output", metavar="URI", help="a file, or a folder of parts where it ends in /")
+    batch.add_argument("--overwrite", action="store_true", help="replace an output of another run or input")
+    batch.add_argument("--evaluate", action="store_true", help="score the rows that have a target")
+
+    serve = command("serve-api", _serve, "answer predictions over HTTP")
+    one = serve.add_mutually_exclusive_group(required=True)
+    one.add_argument("--run-id", metavar="RUN")
+    one.add_argument("--recipe-file", type=Path, metavar="FILE", help="a recipe whose model needs no fit")
+    serve.add_argument("--name", metavar="RECIPE", help="with `latest`: of this recipe")
+    serve.add_argument("--host")
+    serve.add_argument("--port", type=int)
+    serve.add_argument("--workers", type=int)
+    serve.add_argument("--insecure-no-auth", action="store_true", help="listen beyond loopback without keys (never in prod)")
+
+    validate = command("validate", _validate, "say all the mistakes of a recipe; reads no data")
+    validate.add_argument("--recipe-file", required=True, type=Path, metavar="FILE")
+    validate.add_argument("--fast", action="store_true", help="import nothing that the recipe names")
+
+    listing = command("list", _list, "list parts, tasks, metrics or runs")
+    listing.add_argument("what", choices=["parts", "tasks", "metrics", "runs"])
+
+    show = command("show", _show, "show a run, or a recipe as resolved")
+    show.add_argument("what", metavar="RUN|FILE")
+
+    export = command("export", _export, "write a run in another format; plugins bring the formats")
+    export.add_argument("--run-id", required=True, metavar="RUN")
+    export.add_argument("--name", metavar="RECIPE", help="with `latest`: of this recipe")
+    export.add_argument("--format", required=True, metavar="NAME")
+    export.add_argument("--output", required=True, type=Path, metavar="FOLDER")
+    export.add_argument("--option", action="append", default=[], metavar="KEY=VALUE")
+
+    _add_plugin_commands(commands, common, given)
+    return parser
+
+
+def _add_plugin_commands(commands: Any, common: argparse.ArgumentParser, given: Sequence[str]) -> None:
+    """Commands of plugins are listed by name; a plugin is imported only when its command is the one that was given."""
+    from recipeline import registry
+
+    for entry in registry.entries("command"):
+        added = commands.add_parser(entry.name, help=f"from {entry.distribution}", parents=[common])
+        if entry.name in given:
+            plugin = entry.load()
+            plugin.arguments(added)
+            added.set_defaults(command=plugin.run)
+
+
+def _version() -> str:
+    import importlib.metadata
+
+    return f"recipeline {importlib.metadata.version('recipeline')}"
+
+
+def _settings(options: argparse.Namespace, recipe: Path | None = None) -> Settings:
+    from recipeline import logs, settings
+
+    found = settings.load(project=recipe, overrides=options.overrides)
+    logs.configure("DEBUG" if options.debug else found.logging.level, found.logging.format, found.secrets())
+    return found
+
+
+def _json(text: str, option: str) -> dict[str, Any]:
+    """The mapping in a JSON argument; no NaN, no key twice."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise UsageError(f"{option}: {key!r} is given twice")
+            found[key] = value
+        return found
+
+    def no_constant(name: str) -> NoReturn:
+        raise UsageError(f"{option}: {name} is not JSON")
+
+    try:
+        value = json.loads(text, object_pairs_hook=once, parse_constant=no_constant)
+    except ValueError as error:
+        raise UsageError(f"{option} is not JSON: {error}", hint='write it as \'{"name": "value"}\'') from error
+    if not isinstance(value, dict):
+        raise UsageError(f"{option} must be a JSON object", hint='write it as \'{"name": "value"}\'')
+    return value
+
+
+def _say(text: str, options: argparse.Namespace) -> None:
+    if not options.json:
+        sys.stdout.write(text + "\n")
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def _train(options: argparse.Namespace) -> dict[str, Any]:
+    from recipeline.console import Bars
+    from recipeline.train import train
+
+    params = _json(options.context_params, "--context-params")
+    settings = _settings(options, options.recipe_file)
+    with Bars() as bars:
+        run = train(options.recipe_file, params=params, settings=settings, progress=bars, resume=options.resume)
+    scores = "  ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
+    _say(f"run {run.id[:8]}  {scores}  report {_near(run.artifact / 'report.html')}", options)
+    return run.as_dict()
+
+
+def _batch(options: argparse.Namespace) -> dict[str, Any]:
+    from recipeline import runs
+    from recipeline.console import Bars
+
+    params = _json(options.context_params, "--context-params")
+    settings = _settings(options)
+    opened = runs.open_run(options.run_id, settings, name=options.name)
+    with Bars() as bars:
+        result = runs.predict_batch(
+            opened, settings, params=params, source=options.input, output=options.output, overwrite=options.overwrite,
+            evaluate=options.evaluate, progress=bars,
+        )  # fmt: skip
+    done = "already done" if result["already_done"] else f"{result['rows']} rows"
+    scores = "".join(f"  {name} {value:.4g}" for name, value in result.get("metrics", {}).items())
+    _say(f"{done}  {result['output']}{scores}", options)
+    return result
+
+
+def _serve(options: argparse.Namespace) -> dict[str, Any]:
+    from recipeline import runs, serve
+
+    settings = _settings(options, options.recipe_file)
+    serve.permitted(settings, host=options.host, insecure_no_auth=options.insecure_no_auth)
+    if options.recipe_file is not None:
+        pipeline = runs.from_recipe(options.recipe_file, settings)
+    else:
+        pipeline = runs.open_run(options.run_id, settings, name=options.name).pipeline
+    serve.serve(
+        pipeline, settings, host=options.host, port=options.port, workers=options.workers, insecure_no_auth=options.insecure_no_auth
+    )
+    return {"served": pipeline.version}
+
+
+def _validate(options: argparse.Namespace) -> dict[str, Any]:
+    from recipeline import recipe
+    from recipeline.assemble import check
+
+    settings = _settings(options, options.recipe_file)
+    problems = sorted(check(recipe.draft(options.recipe_file), settings, fast=options.fast), key=lambda p: (p.line, p.column))
+    if problems:
+        sys.stderr.write("\n".join(map(str, problems)) + "\n")
+    else:
+        _say(f"{options.recipe_file}: ok", options)
+    answer: dict[str, Any] = {"ok": not problems, "errors": [problem.as_dict() for problem in problems]}
+    return answer | ({"exit_code": max(problem.exit_code for problem in problems)} if problems else {})
+
+
+def _list(options: argparse.Namespace) -> dict[str, Any]:
+    from recipeline import catalogue
+
+    settings = _settings(options)
+    rows, columns = catalogue.listing(options.what, settings)
+    from recipeline.console import table
+
+    _say(table(rows, columns) if rows else f"no {options.what}", options)
+    return {options.what: rows}
+
+
+def _show(options: argparse.Namespace) -> dict[str, Any]:
+    from recipeline import document, runs
+
+    path = Path(options.what)
+    if path.suffix in {".yaml", ".yml"}:
+        from recipeline import recipe
+
+        _settings(options, path)
+        resolved = recipe.load(path).resolved({})
+        _say(document.dump(resolved).rstrip(), options)
+        return {"recipe": resolved}
+    opened = runs.open_run(options.what, _settings(options))
+    facts = opened.about()
+    _say(document.dump(facts).rstrip(), options)
+    return facts
+
+
+def _export(options: argparse.Namespace) -> dict[str, Any]:
+    from recipeline import registry, runs
+    from recipeline.assemble import allow_list
+
+    settings = _settings(options)
+    extra = {}
+    for pair in options.option:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--option {pair}: write KEY=VALUE")
+        extra[key] = value
+    names = [entry.name for entry in registry.entries("exporter")]
+    if options.format not in names:
+        raise UsageError(
+            f"no format {options.format!r}", hint=did_you_mean(options.format, names) if names else "install a plugin that brings one"
+        )
+    exporter = registry.find("exporter", options.format, allow_list(settings))()
+    opened = runs.open_run(options.run_id, settings, name=options.name)
+    if options.output.exists():
+        raise DataError(f"{options.output} exists", hint="name a folder that does not")
+    from recipeline.stores import files
+
+    with files.atomic_folder(options.output) as partial:
+        written: dict[str, Any] = exporter.export(opened.pipeline, partial, **extra)
+    _say(f"exported to {options.output}", options)
+    return {"output": str(options.output), **written}
+
+
+def _near(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,62 @@
+"""Loaders: where the rows come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from recipeline.errors import Problem
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+    from recipeline.stores.places import Places, Source
+
+
+class DefaultLoader:
+    """Rows from a file, an address, a `.sql` file, an inline SELECT, or a `source://` that configuration explains.
+
+    source_uri      see `recipeline.stores.places`; relative paths are tried from the recipe's folder, then the project's
+    columns         read only these, in this order; None reads all
+    places          given by the engine: folders, adapters and sources of this project
+    context_params  given by the engine: values for the parameters of the query
+    """
+
+    def __init__(
+        self, source_uri: str, *, columns: Sequence[str] | None = None, places: Places, context_params: Mapping[str, Any] | None = None
+    ) -> None:
+        self.source_uri = source_uri
+        self.columns = None if columns is None else list(columns)
+        self.places = places
+        self.context_params = dict(context_params or {})
+
+    def source(self) -> Source:
+        """What the address means here; nothing is read but the text of a query file."""
+        return self.places.resolve(self.source_uri, self.context_params or None)
+
+    def load(self) -> pd.DataFrame:
+        """All rows.
+
+        Raises DataError for what cannot be found or read, Refused for addresses outside the configured roots and
+        queries that are not one read-only SELECT, Unavailable where a service does not answer.
+        """
+        return self.source().read(self.columns)
+
+    def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
+        """The same rows in the same order, `rows` at a time, in memory that does not grow with their number."""
+        return self.source().batches(rows, self.columns)
+
+    @classmethod
+    def check(cls, params: Mapping[str, Any], interface: Mapping[str, Any], environment: str) -> list[Problem]:  # noqa: ARG003
+        """Mistakes that can be seen before anything is read."""
+        problems = []
+        uri = params.get("source_uri")
+        if "source_uri" in params and (not isinstance(uri, str) or not uri.strip()):
+            problems.append(Problem("bad-value", ("source_uri",), "a path, an address or a query expected", at="value"))
+        columns = params.get("columns")
+        if columns is not None and (not isinstance(columns, list) or not columns or not all(isinstance(name, str) for name in columns)):
+            problems.append(Problem("bad-value", ("columns",), "a list of column names expected", "leave it out to read all", "value"))
+        elif columns is not None and len(set(columns)) < len(columns):
+            problems.append(Problem("bad-value", ("columns",), "a column is named twice", at="value"))
+        return problems

@@ -1,0 +1,513 @@
+"""The default preprocessor: columns of a frame to one matrix of numbers, in the order of the data.
+
+Built on scikit-learn's transformers; a transformer itself, so it also stands in a scikit-learn Pipeline.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from sklearn import config_context
+from sklearn.base import BaseEstimator, TransformerMixin, clone
+
+from recipeline.errors import DataError, Problem, RecipeError, did_you_mean, nearest
+from recipeline.schema import dtype_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Matrix = NDArray[np.float64]
+
+log = logging.getLogger("recipeline")
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "categorical_strategy": ("onehot", "label", "target"),
+    "numerical_strategy": ("none", "standard", "minmax", "robust"),
+    "missing_strategy": ("median", "mean", "mode", "drop"),
+    "outlier_method": ("iqr", "zscore", "isolation_forest"),
+}
+LISTS = ("exclude_cols", "categorical_features", "numerical_features")
+THRESHOLDS = {"iqr": 1.5, "zscore": 3.0}
+"""Tukey's fences in interquartile ranges; standard deviations."""
+
+
+class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """Columns (n, ·) to numbers (n, d), float64 in C order, in the order of the data.
+
+    Without arguments: numbers stay as they are, nulls become the median (numbers) or the most frequent value (text),
+    text and categories become one column per value, all zeros for a value that training did not have.
+
+    exclude_cols          left out
+    categorical_features  treated as categories, numbers too; text columns are categories whether listed or not
+    categorical_strategy  onehot; label: the position among the sorted values, -1 for a new one; target: the mean target
+                          per value, smoothed, cross-fitted on the training rows (scikit-learn's TargetEncoder)
+    numerical_features    columns that numerical_strategy scales; all numbers when not given, the others stay unscaled
+    numerical_strategy    none, standard, minmax, robust
+    missing_strategy      median, mean, mode; drop: rows with nulls are not fitted on. A prediction row is never lost:
+                          its nulls are filled with median and mode
+    outlier_detection     rows with outliers are not fitted on; prediction rows are left as they are
+    outlier_method        iqr, zscore: any number outside the fences; isolation_forest
+    outlier_threshold     width of the fences: 1.5 interquartile ranges, 3 standard deviations
+    steps                 [(name, transformer, columns)]: these columns through a scikit-learn transformer instead
+    random_state          folds of the target encoder, isolation forest
+    interface             given by the engine: data_interface, whose columns exclude_cols may name although they are
+                          no features
+
+    Not for sparse output: one-hot encoding of 100,000 values makes 100,000 columns.
+    """
+
+    def __init__(
+        self,
+        exclude_cols: Sequence[str] = (),
+        categorical_features: Sequence[str] | None = None,
+        categorical_strategy: str = "onehot",
+        numerical_features: Sequence[str] | None = None,
+        numerical_strategy: str | None = "none",
+        missing_strategy: str = "median",
+        outlier_detection: bool = False,
+        outlier_method: str = "iqr",
+        outlier_threshold: float | None = None,
+        steps: Sequence[Any] | None = None,
+        random_state: int | None = None,
+        interface: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.exclude_cols = exclude_cols
+        self.categorical_features = categorical_features
+        self.categorical_strategy = categorical_strategy
+        self.numerical_features = numerical_features
+        self.numerical_strategy = numerical_strategy
+        self.missing_strategy = missing_strategy
+        self.outlier_detection = outlier_detection
+        self.outlier_method = outlier_method
+        self.outlier_threshold = outlier_threshold
+        self.steps = steps
+        self.random_state = random_state
+        self.interface = interface
+
+    # --- fitting ---
+
+    def training_rows(self, X: pd.DataFrame) -> NDArray[np.bool_]:
+        """Which rows (n,) fitting uses: without those that `drop` and outlier detection leave out.
+
+        Raises DataError where no row is left.
+        """
+        kept = np.ones(len(X), dtype=bool)
+        if self.missing_strategy != "drop" and not self.outlier_detection:
+            return kept
+        frame = _frame(X)
+        plan = _Plan.of(self, frame)
+        if self.missing_strategy == "drop":
+            kept &= frame.iloc[:, plan.used].notna().to_numpy().all(axis=1)
+        if self.outlier_detection and plan.numeric and kept.any():
+            columns = [plan.numeric[at] for at in plan.scaled] or plan.numeric
+            rows = np.flatnonzero(kept)
+            kept[rows[self._outliers(_numbers(frame.iloc[rows, columns]))]] = False
+        if not kept.any():
+            raise DataError(
+                "every training row has a null or an outlier", hint="choose another missing_strategy or outlier_method", slug="no-rows"
+            )
+        log.debug("fitting uses %d of %d rows: the others have nulls or outliers", int(kept.sum()), len(kept))
+        return kept
+
+    def _outliers(self, numbers: Matrix) -> NDArray[np.bool_]:
+        """Rows (n,) with a number outside the fences; columns without spread, as rare flags, have no outliers."""
+        if self.outlier_method == "isolation_forest":
+            from sklearn.ensemble import IsolationForest
+
+            filled = np.where(np.isnan(numbers), _fills(numbers, "median"), numbers)
+            return np.asarray(IsolationForest(random_state=self.random_state).fit_predict(filled) == -1)
+        numbers = numbers[:, ~np.isnan(numbers).all(axis=0)]
+        width = THRESHOLDS[self.outlier_method] if self.outlier_threshold is None else self.outlier_threshold
+        if self.outlier_method == "iqr":
+            low, high = np.nanpercentile(numbers, [25, 75], axis=0)
+            spread = high - low
+        else:
+            low = high = np.nanmean(numbers, axis=0)
+            spread = np.nanstd(numbers, axis=0)
+        outside = (numbers < low - width * spread) | (numbers > high + width * spread)
+        return np.asarray((outside & (spread > 0)).any(axis=1))
+
+    def fit(self, X: pd.DataFrame, y: Any = None) -> DefaultPreprocessor:
+        """Learn fills, categories and scales from a frame (n, ·)."""
+        self.fit_transform(X, y)
+        return self
+
+    def fit_transform(self, X: pd.DataFrame, y: Any = None) -> Matrix:
+        """Learn from a frame (n, ·) and give its matrix (n, d).
+
+        Differs from `fit`, then `transform`, where a target encoder cross-fits.
+        Raises DataError for columns that are named and not there, or hold what cannot become numbers.
+        """
+        frame = _frame(X)
+        if len(frame) == 0:
+            raise DataError("there are no rows to fit on", slug="no-rows")
+        plan = _Plan.of(self, frame)
+        self.feature_names_in_ = np.array(plan.names, dtype=object)
+        self.n_features_in_ = len(plan.names)
+        self.numeric_ = np.array(plan.numeric, dtype=np.intp)
+        self.scaled_ = np.array(plan.scaled, dtype=np.intp)
+        self.categorical_ = np.array(plan.categorical, dtype=np.intp)
+        with config_context(assume_finite=True, skip_parameter_validation=True):
+            blocks = [self._fit_numbers(frame), *self._fit_categories(frame, y), *self._fit_steps(frame, plan.steps, y)]
+        self._lay_out(plan, [block.shape[1] for block in blocks])
+        return self._put_together(blocks)
+
+    def _fit_numbers(self, frame: pd.DataFrame) -> Matrix:
+        matrix = self._numeric(frame)
+        self.fills_ = _fills(matrix, self.missing_strategy)
+        _fill(matrix, self.fills_)
+        self.scaler_ = _scaler(self.numerical_strategy) if len(self.scaled_) else None
+        if self.scaler_ is not None:
+            self._each_scaled(matrix, self.scaler_.fit_transform)
+        return matrix
+
+    def _fit_categories(self, frame: pd.DataFrame, y: Any) -> Iterator[Matrix]:
+        self.encoder_: Any = None
+        if not len(self.categorical_):
+            return
+        values = frame.iloc[:, self.categorical_].to_numpy(dtype=object)
+        nulls = pd.isna(values)
+        self.modes_ = np.array([_mode(values[~nulls[:, at], at]) for at in range(values.shape[1])], dtype=object)
+        values = np.where(nulls, self.modes_, values)
+        self.encoder_ = self._encoder(y)
+        yield np.asarray(self.encoder_.fit_transform(values, y), dtype=np.float64)
+
+    def _encoder(self, y: Any) -> Any:
+        from sklearn.model_selection import KFold, StratifiedKFold
+        from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
+
+        if self.categorical_strategy == "onehot":
+            return OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+        if self.categorical_strategy == "label":
+            return OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
+        target = None if y is None else np.asarray(y)
+        if target is None or target.ndim != 1:
+            raise RecipeError(
+                Problem(
+                    "bad-value",
+                    ("model", "preprocessor", "params", "categorical_strategy"),
+                    "target encoding needs exactly one target",
+                    "use onehot or label",
+                    at="value",
+                )
+            )
+        if target.dtype.kind == "f":  # a task gives values as floats and classes as integers
+            return TargetEncoder(target_type="continuous", cv=KFold(min(5, len(target)), shuffle=True, random_state=self.random_state))
+        _, counts = np.unique(target, return_counts=True)
+        kind = KFold if counts.min() < 2 else StratifiedKFold
+        folds = min(5, len(target) if counts.min() < 2 else int(counts.min()))
+        return TargetEncoder(
+            target_type="binary" if len(counts) == 2 else "multiclass", cv=kind(folds, shuffle=True, random_state=self.random_state)
+        )
+
+    def _fit_steps(self, frame: pd.DataFrame, steps: Sequence[tuple[str, Any, Any]], y: Any) -> Iterator[Matrix]:
+        self.steps_: list[tuple[str, Any, Any]] = []
+        for name, transformer, columns in steps:
+            fitted = clone(transformer)
+            self.steps_.append((name, fitted, columns))
+            given = frame[columns]
+            made = fitted.fit_transform(given, y) if hasattr(fitted, "fit_transform") else fitted.fit(given, y).transform(given)
+            yield _dense(made, len(frame))
+
+    def _lay_out(self, plan: _Plan, widths: Sequence[int]) -> None:
+        """Where each column of each block stands in the output: where its first source column stands in the data."""
+        sources: list[int] = list(plan.numeric)
+        if plan.categorical:
+            sources += np.repeat(plan.categorical, self._widths()).tolist()
+        for (_, _, columns), width in zip(plan.steps, widths[len(widths) - len(plan.steps) :], strict=True):
+            named = [columns] if isinstance(columns, str) else columns
+            sources += [min(plan.names.index(name) for name in named)] * width
+        order = np.argsort(np.array(sources, dtype=np.intp), kind="stable")
+        self.places_ = np.empty_like(order)
+        self.places_[order] = np.arange(len(order))
+
+    def _widths(self) -> list[int]:
+        """Output columns per categorical column."""
+        if self.categorical_strategy == "onehot":
+            return [len(known) for known in self.encoder_.categories_]
+        per = len(self.encoder_.classes_) if self.categorical_strategy == "target" and self.encoder_.target_type_ == "multiclass" else 1
+        return [per] * len(self.categorical_)
+
+    # --- transforming ---
+
+    def transform(self, X: pd.DataFrame) -> Matrix:
+        """The matrix (n, d) of a frame with the columns of training, in any order; as many rows as were given."""
+        frame = self._as_trained(_frame(X))
+        if len(frame) == 0:
+            return np.empty((0, len(self.places_)))
+        with config_context(assume_finite=True, skip_parameter_validation=True):
+            blocks = [self._transform_numbers(frame)]
+            if self.encoder_ is not None:
+                values = frame.iloc[:, self.categorical_].to_numpy(dtype=object)
+                values = np.where(pd.isna(values), self.modes_, values)
+                blocks.append(np.asarray(self.encoder_.transform(values), dtype=np.float64))
+            blocks += [_dense(fitted.transform(frame[columns]), len(frame)) for _, fitted, columns in self.steps_]
+        return self._put_together(blocks)
+
+    def _transform_numbers(self, frame: pd.DataFrame) -> Matrix:
+        matrix = self._numeric(frame)
+        _fill(matrix, self.fills_)
+        if self.scaler_ is not None:
+            self._each_scaled(matrix, self.scaler_.transform)
+        return matrix
+
+    def _numeric(self, frame: pd.DataFrame) -> Matrix:
+        if len(self.numeric_) == len(frame.columns):
+            return _numbers(frame)
+        return _numbers(frame.iloc[:, self.numeric_])
+
+    def _each_scaled(self, matrix: Matrix, scale: Any) -> None:
+        """Scale in place: `matrix` is ours, and the scalers were told not to copy."""
+        if len(self.scaled_) == matrix.shape[1]:
+            matrix[:] = scale(matrix)
+        else:
+            matrix[:, self.scaled_] = scale(np.ascontiguousarray(matrix[:, self.scaled_]))
+
+    def _put_together(self, blocks: Sequence[Matrix]) -> Matrix:
+        if len(blocks) == 1:
+            return blocks[0]
+        matrix = np.empty((len(blocks[0]), len(self.places_)))
+        start = 0
+        for block in blocks:
+            matrix[:, self.places_[start : start + block.shape[1]]] = block
+            start += block.shape[1]
+        return matrix
+
+    def _as_trained(self, frame: pd.DataFrame) -> pd.DataFrame:
+        wanted = self.feature_names_in_.tolist()
+        if frame.columns.tolist() == wanted:
+            return frame
+        _known("the rows", [name for name in wanted if name not in frame.columns], [str(name) for name in frame.columns])
+        chosen: pd.DataFrame = frame[wanted]
+        return chosen
+
+    def get_feature_names_out(self, input_features: Any = None) -> NDArray[Any]:
+        """Names (d,) of the output columns: `name`, `name_value` (onehot), `name_class` (target), `step__name`."""
+        names = self.feature_names_in_
+        made: list[str] = list(names[self.numeric_])
+        if self.encoder_ is not None:
+            made += list(self.encoder_.get_feature_names_out(names[self.categorical_]))
+        for name, fitted, columns in self.steps_:
+            made += [f"{name}__{out}" for out in fitted.get_feature_names_out(np.atleast_1d(np.array(columns, dtype=object)))]
+        ordered = np.empty(len(made), dtype=object)
+        ordered[self.places_] = made
+        return ordered
+
+    # --- mistakes that need no data ---
+
+    @classmethod
+    def check(cls, params: Mapping[str, Any], interface: Mapping[str, Any], environment: str) -> list[Problem]:  # noqa: ARG003
+        """Unknown strategies, columns with two roles, arguments that would be ignored."""
+        problems = [
+            Problem("bad-value", (key,), f"{value!r} is not one of {', '.join(known)}", "", "value", nearest(value, known))
+            for key, known in CHOICES.items()
+            if isinstance(value := params.get(key), str) and value not in known
+        ]
+        lists = {key: value for key in LISTS if isinstance(value := params.get(key), list | tuple)}
+        for key, value in lists.items():
+            problems += [
+                Problem("bad-value", (key, at), "a column name expected", at="value")
+                for at, name in enumerate(value)
+                if not isinstance(name, str)
+            ]
+        problems += [
+            Problem("conflict", (second,), f"column {name} is in {first} as well", "name it once")
+            for first, second in (("exclude_cols", "categorical_features"), ("exclude_cols", "numerical_features"), LISTS[1:])
+            for name in lists.get(second, ())
+            if name in lists.get(first, ())
+        ]
+        detection = params.get("outlier_detection", False)
+        if detection is False:
+            problems += [
+                Problem("ignored", (key,), "has no effect without outlier_detection: true", "add it, or remove this key")
+                for key in ("outlier_method", "outlier_threshold")
+                if params.get(key) is not None and "outlier_detection" not in params
+            ]
+        threshold = params.get("outlier_threshold")
+        if isinstance(threshold, int | float) and not isinstance(threshold, bool) and threshold <= 0:
+            problems.append(Problem("bad-value", ("outlier_threshold",), "a number above 0 expected", at="value"))
+        if threshold is not None and params.get("outlier_method") == "isolation_forest":
+            problems.append(Problem("ignored", ("outlier_threshold",), "has no effect on isolation_forest", "remove it"))
+        return problems
+
+
+# --- which column goes where ------------------------------------------------------------------------
+
+
+class _Plan:
+    """What happens to each column of one frame, by position.
+
+    numeric, categorical   positions in the frame
+    scaled                 positions within `numeric`
+    used                   positions of all columns but the excluded ones
+    steps                  (name, transformer, columns), columns one name or a list
+    """
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+        self.numeric: list[int] = []
+        self.categorical: list[int] = []
+        self.scaled: list[int] = []
+        self.used: list[int] = []
+        self.steps: list[tuple[str, Any, Any]] = []
+
+    @classmethod
+    def of(cls, part: DefaultPreprocessor, frame: pd.DataFrame) -> _Plan:
+        _valid(part)
+        plan = cls([str(name) for name in frame.columns])
+        plan.steps = [_step(step, at) for at, step in enumerate(part.steps or ())]
+        stepped = {name for _, _, columns in plan.steps for name in ([columns] if isinstance(columns, str) else columns)}
+        excluded, chosen = set(part.exclude_cols or ()), set(part.categorical_features or ())
+        scaled = None if part.numerical_features is None else set(part.numerical_features)
+        present = set(plan.names)
+        for key, named in (("exclude_cols", excluded - _aside(part.interface)), ("categorical_features", chosen), ("steps", stepped)):
+            _known(key, sorted(named - present), plan.names)
+        _known("numerical_features", sorted((scaled or set()) - present), plan.names)
+        for at, (name, dtype) in enumerate(zip(plan.names, frame.dtypes, strict=True)):
+            if name in excluded:
+                continue
+            plan.used.append(at)
+            if name in stepped:
+                continue
+            if name in chosen or not _is_number(frame, at, dtype, listed=scaled is not None and name in scaled):
+                plan.categorical.append(at)
+                continue
+            if scaled is None or name in scaled:
+                plan.scaled.append(len(plan.numeric))
+            plan.numeric.append(at)
+        if not plan.used:
+            raise DataError("exclude_cols leaves no column", hint="keep at least one", slug="no-features")
+        return plan
+
+
+def _valid(part: DefaultPreprocessor) -> None:
+    """The same check that the engine makes before data are read, for who uses the class by hand."""
+    problems = DefaultPreprocessor.check(part.get_params(deep=False) | {"outlier_detection": True, "outlier_threshold": None}, {}, "")
+    if problems:
+        raise RecipeError(problems)
+
+
+def _aside(interface: Mapping[str, Any] | None) -> set[str]:
+    """Columns that the task takes out before a preprocessor sees them."""
+    found: set[str] = set()
+    for key in ("target_col", "entity_cols", "timestamp_col", "group_col", "sample_weight_col"):
+        value = (interface or {}).get(key)
+        found |= {value} if isinstance(value, str) else set(value or ())
+    return found
+
+
+def _known(key: str, missing: Sequence[str], names: Sequence[str]) -> None:
+    if missing:
+        listed = ", ".join(repr(name) for name in missing)
+        raise DataError(f"{key}: no feature column {listed}", hint=did_you_mean(missing[0], names), slug="missing-column")
+
+
+def _is_number(frame: pd.DataFrame, at: int, dtype: Any, *, listed: bool) -> bool:
+    """True for a column of numbers, False for text and categories; DataError for time stamps and other objects."""
+    if getattr(dtype, "kind", "O") in "fiub" and not isinstance(dtype, pd.CategoricalDtype):
+        return True
+    values = frame.iloc[:, at]
+    kind = "string" if isinstance(dtype, pd.CategoricalDtype) else dtype_of(values)
+    if kind in {"datetime", "datetime_utc"}:
+        raise DataError(
+            f"column {values.name!r} holds time stamps, which are not numbers",
+            hint="name it in exclude_cols or as timestamp_col, or derive numbers from it in the source",
+            slug="schema",
+        )
+    if kind == "string" and listed:
+        raise DataError(f"numerical_features: column {values.name!r} holds text", hint="name it in categorical_features", slug="schema")
+    return kind != "string"
+
+
+def _step(step: Any, at: int) -> tuple[str, Any, Any]:
+    """(name, transformer, columns) of a step written as a triple or as a mapping."""
+    if isinstance(step, Mapping) and set(step) - {"name"} == {"transformer", "columns"}:
+        step = (step.get("name", f"step{at}"), step["transformer"], step["columns"])
+    if not isinstance(step, Mapping) and len(step) == 3 and hasattr(step[1], "transform"):
+        name, transformer, columns = step
+        return str(name), transformer, columns if isinstance(columns, str) else list(columns)
+    raise RecipeError(
+        Problem("bad-value", ("model", "preprocessor", "params", "steps", at), "name, transformer and columns expected", at="value")
+    )
+
+
+# --- numbers ------------------------------------------------------------------------------------------
+
+
+def _frame(X: Any) -> pd.DataFrame:
+    if isinstance(X, pd.DataFrame):
+        return X
+    values = np.asarray(X)
+    return pd.DataFrame(values, columns=[f"x{at}" for at in range(values.shape[1])])
+
+
+def _numbers(frame: pd.DataFrame) -> Matrix:
+    """A matrix (n, d) of our own, float64 in C order, nulls as NaN."""
+    extension = any(not isinstance(dtype, np.dtype) for dtype in frame.dtypes)
+    given = frame.to_numpy(dtype=np.float64, na_value=np.nan) if extension else frame.to_numpy(dtype=np.float64)
+    return np.array(given, order="C", copy=True)
+
+
+def _fill(matrix: Matrix, fills: NDArray[np.float64]) -> None:
+    nulls = np.isnan(matrix)
+    if nulls.any():
+        np.copyto(matrix, fills, where=nulls)
+
+
+def _fills(matrix: Matrix, strategy: str) -> NDArray[np.float64]:
+    """What nulls become, per column (d,), whether it had nulls or not: prediction may bring the first one.
+
+    A column of nothing but nulls becomes 0: a constant, which tells a model nothing.
+    """
+    nulls = np.isnan(matrix)
+    fills = np.zeros(matrix.shape[1])
+    whole = np.flatnonzero(~nulls.any(axis=0))
+    if len(whole):
+        part = matrix if len(whole) == matrix.shape[1] else matrix[:, whole]
+        fills[whole] = _centres(np.array(part.T, order="C"), strategy)
+    for at in np.setdiff1d(np.arange(matrix.shape[1]), whole):
+        known = matrix[~nulls[:, at], at]
+        if len(known):
+            fills[at] = _centres(known[np.newaxis], strategy)[0]
+    return fills
+
+
+def _centres(rows: Matrix, strategy: str) -> NDArray[np.float64]:
+    """Mean, mode (the smallest of the most frequent) or median of each row of a C-ordered (d, n), which may be reordered."""
+    if strategy == "mean":
+        return np.asarray(rows.mean(axis=1))
+    if strategy == "mode":
+        return np.array([float(_mode(row)) for row in rows])
+    n = rows.shape[1]
+    half = n // 2
+    if n % 2:
+        rows.partition(half, axis=1)
+        return rows[:, half].copy()
+    rows.partition([half - 1, half], axis=1)
+    return np.asarray(rows[:, half - 1 : half + 1].mean(axis=1))
+
+
+def _mode(values: NDArray[Any]) -> Any:
+    """The most frequent value, the smallest of several; an empty text where there is none."""
+    if len(values) == 0:
+        return ""
+    counts = pd.Series(values).value_counts(sort=False)
+    return min(counts.index[counts.to_numpy() == counts.max()])
+
+
+def _scaler(strategy: str | None) -> Any:
+    if strategy in (None, "none"):
+        return None
+    from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
+
+    return {"standard": StandardScaler, "minmax": MinMaxScaler, "robust": RobustScaler}[strategy](copy=False)
+
+
+def _dense(made: Any, n: int) -> Matrix:
+    if hasattr(made, "toarray"):
+        made = made.toarray()
+    return np.asarray(made, dtype=np.float64).reshape(n, -1)

@@ -1,0 +1,272 @@
+"""Fit, save, read back and judge: once for every fold of the validation method, as the method says.
+
+The sealed rows of a fold are opened once, after its pipeline was tuned and fitted on the other side, saved and read back.
+Each step leaves a whole file in the work folder and is skipped where that file is already there.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recipeline import artifact, tune
+from recipeline.contracts import Evaluation, FitContext, Fold, Part, Selected, Silent, Split, take, takes_context
+from recipeline.errors import TrainingFailed
+from recipeline.pipeline import Pipeline
+from recipeline.stores import files
+
+if TYPE_CHECKING:
+    from recipeline.assemble import Components
+    from recipeline.contracts import Events, Progress
+    from recipeline.schema import InputSchema
+    from recipeline.work import Work
+
+log = logging.getLogger("recipeline")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What one opening of a sealed part said; figures live only in the process that drew them."""
+
+    label: str
+    metrics: Mapping[str, float]
+    baselines: Mapping[str, Mapping[str, float]]
+    tables: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The pipeline that is kept, where it is saved, and everything that was judged.
+
+    pipeline  read back from `saved`
+    hpo       the search that found its values, in the form of hpo.json
+    """
+
+    pipeline: Pipeline
+    saved: Path
+    folds: tuple[Judged, ...]
+    hpo: Mapping[str, Any]
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Line:
+    """The straight line for one data set: everything that fitting and judging need, bound together."""
+
+    components: Components
+    data: Any
+    selected: Selected
+    schema: InputSchema
+    work: Work
+    progress: Progress
+    events: Events
+
+    def run(self, split: Split) -> Outcome:
+        """Go through the folds in order; the pipeline of the last one that fitted, or one of all rows, is kept."""
+        judged: list[Judged] = []
+        pipeline: Pipeline | None = None
+        for number, fold in enumerate(split.folds):
+            label = fold.label or str(number)
+            if fold.refit or pipeline is None:
+                previous = pipeline.model if pipeline is not None and fold.warm else None
+                pipeline, saved, hpo, values = self._fitted(label, fold.train, previous)
+            judged.append(self._judged(label, fold, pipeline, detail=number == len(split.folds) - 1))
+            self.progress.advance(number + 1, len(split.folds), "folds")
+        if split.keep == "all":
+            pipeline, saved, hpo, values = self._fitted("all", None, None)
+        assert pipeline is not None  # a Split has at least one fold
+        return Outcome(pipeline, saved, tuple(judged), hpo, values)
+
+    def _fitted(self, label: str, rows: Any, previous: Any) -> tuple[Pipeline, Path, Mapping[str, Any], Mapping[str, Any]]:
+        """Tune on the rows, fit on them, save, read back."""
+        folder = self.work.folder / f"fold-{label}"
+        folder.mkdir(exist_ok=True)
+        saved = folder / "saved"
+        training = self.selected.take(rows)
+        hpo = self._tuned(folder, label, rows, training)
+        values: Mapping[str, Any] = hpo["best_params"] if hpo["enabled"] else {}
+        if not saved.is_dir():
+            self.work.phase("fit", label)
+            pipeline = self.fresh(values)
+            pipeline.fit(training, self.context(folder / "fit", pipeline.model, self.progress, previous))
+            self.work.phase("save", label)
+            with files.atomic_folder(saved) as partial:
+                binding = f"{self.work.run_id}/{label}"
+                artifact.save_parts(pipeline, partial, binding)
+                artifact.seal(partial, binding=binding, about={"run_id": self.work.run_id, "name": self.components.recipe.name})
+        self.work.phase("reload", label)
+        read = artifact.read(saved, task=self.components.task, augmenter=self.components.augmenter, find=self.components.find)
+        return read, saved, hpo, values
+
+    def _judged(self, label: str, fold: Fold, pipeline: Pipeline, *, detail: bool) -> Judged:
+        """Open the sealed rows of a fold; a fold judged before, in an attempt that crashed, is not judged again."""
+        done = self.work.folder / f"fold-{label}" / "judged.json"
+        if done.is_file() and not detail:
+            kept = artifact.read_json(done)
+            return Judged(label, kept["metrics"], kept["baselines"])
+        self.work.phase("evaluate", label)
+        part = Part(
+            rows=take(self.data, fold.test),
+            selected=self.selected.take(fold.test),
+            metrics=tuple(metric.name for metric in self.components.metrics),
+            detail=detail,
+            past=None if fold.past is None else take(self.data, fold.past),
+            fold=label,
+            seed=self.components.recipe.seed,
+        )
+        evaluation = self.components.evaluator.judge(pipeline, part)
+        _refuse_unfinished(evaluation)
+        baselines = self._baselines(fold, part)
+        files.write_json(done, {"metrics": dict(evaluation.metrics), "baselines": baselines})
+        return Judged(label, evaluation.metrics, baselines, evaluation.tables, evaluation.figures)
+
+    def _baselines(self, fold: Fold, part: Part) -> dict[str, dict[str, float]]:
+        """What a model that learns nothing from the features would have scored on the same rows."""
+        scores = {}
+        plain = Part(part.rows, part.selected, part.metrics, detail=False, past=part.past, fold=part.fold, seed=part.seed)
+        for name, model in self.components.task.baselines(self.schema).items():
+            pipeline = Pipeline(task=self.components.task, schema=self.schema, model=model)
+            pipeline.fit(self.selected.take(fold.train), FitContext(self.components.recipe.seed, self.work.folder))
+            scores[name] = dict(self.components.evaluator.judge(pipeline, plain).metrics)
+        return scores
+
+    # --- tuning ---
+
+    def _tuned(self, folder: Path, label: str, rows: Any, training: Selected) -> dict[str, Any]:
+        """The search inside the training side, finished or gone on with; `{"enabled": False}` where there is none."""
+        components = self.components
+        if not components.space or components.tuned_metric is None:
+            return {"enabled": False}
+        done = folder / "hpo.json"
+        if done.is_file():
+            kept: dict[str, Any] = artifact.read_json(done)
+            return kept
+        self.work.phase("tune", label)
+        (folder / "hpo").mkdir(exist_ok=True)
+        trial = _Trial(self, training, take(self.data, rows), components.tuned_metric.name, folder / "hpo")
+        limits = components.settings.hyperparameter_tuning
+        tuned = tune.tune(
+            components.space,
+            trial.score,
+            components.recipe.tuning,
+            direction=components.tuned_metric.direction,
+            timeout=limits.timeout,
+            n_jobs=limits.parallelization.n_jobs,
+            storage=limits.storage,
+            folder=folder / "hpo",
+            seed=components.recipe.seed,
+            progress=self.progress,
+            events=self.events,
+        )
+        result = tuned.as_dict()
+        files.write_json(done, result)
+        return result
+
+    def fresh(self, values: Mapping[str, Any]) -> Pipeline:
+        preprocessor, model = self.components.pipeline(values)
+        return Pipeline(
+            task=self.components.task, schema=self.schema, model=model, preprocessor=preprocessor, augmenter=self.components.augmenter
+        )
+
+    def context(self, folder: Path, model: Any, progress: Progress, previous: Any = None) -> FitContext:
+        if takes_context(model):
+            folder.mkdir(parents=True, exist_ok=True)
+        return FitContext(self.components.recipe.seed, folder, progress, self.events, previous=previous)
+
+
+class _Trial:
+    """One trial of the search: the whole pipeline, fitted and scored on every inner fold."""
+
+    def __init__(self, line: Line, training: Selected, rows: Any, metric: str, folder: Path) -> None:
+        self.line, self.metric, self.folder = line, metric, folder
+        inner = line.components.splitter.inner(training, line.components.task, line.components.recipe.tuning.folds)
+        self.folds = [
+            (training.take(fold.train), Part(take(rows, fold.test), training.take(fold.test), (metric,), detail=False,
+             past=None if fold.past is None else take(rows, fold.past), fold=str(number), seed=line.components.recipe.seed))
+            for number, fold in enumerate(inner)
+        ]  # fmt: skip
+
+    def score(self, values: Mapping[str, Any], report: Callable[[int, float], bool]) -> float:
+        """Mean of the tuned metric over the inner folds.
+
+        One clock prunes: the iterations of the first fold where the model reports them, else the means after each fold.
+        """
+        scores: list[float] = []
+        clock = _Clock(report)
+        for number, (training, part) in enumerate(self.folds):
+            pipeline = self.line.fresh(values)
+            with self._scratch(pipeline.model) as scratch:
+                pipeline.fit(training, self.line.context(scratch, pipeline.model, clock if number == 0 else Silent()))
+                evaluation = self.line.components.evaluator.judge(pipeline, part)
+            _refuse_unfinished(evaluation)
+            scores.append(float(evaluation.metrics[self.metric]))
+            if clock.pruned or (not clock.used and number + 1 < len(self.folds) and report(number, float(np.mean(scores)))):
+                raise tune.Pruned
+        return float(np.mean(scores))
+
+    @contextmanager
+    def _scratch(self, model: Any) -> Iterator[Path]:
+        """A folder for the checkpoints of a model that wants one; what a trial keeps is its score."""
+        if not takes_context(model):
+            yield self.folder
+            return
+        with tempfile.TemporaryDirectory(prefix="trial-", dir=self.folder) as scratch:
+            yield Path(scratch)
+
+
+class _Clock(Silent):
+    """Passes the iterations of a model on to the pruner."""
+
+    def __init__(self, report: Callable[[int, float], bool]) -> None:
+        self._report, self.used, self.pruned = report, False, False
+
+    def report(self, step: int, value: float) -> bool:
+        self.used = True
+        self.pruned = self.pruned or self._report(step, value)
+        return self.pruned
+
+
+def _refuse_unfinished(evaluation: Evaluation) -> None:
+    """A metric that is not a number is a failure, not a score."""
+    bad = sorted(name for name, value in evaluation.metrics.items() if not math.isfinite(value))
+    if bad:
+        raise TrainingFailed(f"{', '.join(bad)} is not a finite number", hint="choose metrics that the sealed rows allow", slug="bad-score")
+
+
+def aggregate(folds: tuple[Judged, ...]) -> dict[str, float]:
+    """Mean over the folds, and `<name>_sd` beside it where there are more than one."""
+    result: dict[str, float] = {}
+    for name in folds[0].metrics:
+        values = np.array([fold.metrics[name] for fold in folds])
+        result[name] = float(values.mean())
+        if len(folds) > 1:
+            result[f"{name}_sd"] = float(values.std(ddof=1))
+    return result
+
+
+def baselines(folds: tuple[Judged, ...]) -> dict[str, dict[str, float]]:
+    """The mean over the folds of every baseline."""
+    return {
+        baseline: {name: float(np.mean([fold.baselines[baseline][name] for fold in folds])) for name in first}
+        for baseline, first in folds[0].baselines.items()
+    }
+
+
+def rows_of(split: Split) -> Iterator[dict[str, Any]]:
+    """One line per fold for a table: how many rows were fitted and judged."""
+    for number, fold in enumerate(split.folds):
+        yield {
+            "fold": fold.label or str(number),
+            "fitted": None if fold.train is None else len(fold.train),
+            "judged": None if fold.test is None else len(fold.test),
+            "refit": fold.refit,
+        }

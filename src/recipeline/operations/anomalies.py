@@ -1,0 +1,323 @@
+"""Rules that notice when training goes wrong, and stay silent when it goes well on another scale."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+from recipeline.errors import DataError
+from recipeline.operations.checkpoints import nonfinite_in
+
+Severity = Literal["warn", "rollback"]
+
+
+@dataclass(frozen=True)
+class Anomaly:
+    rule: str
+    severity: Severity
+    step: int
+    onset: int  # step of the first bad update in a row
+    reason: str
+
+
+class Rule:
+    """One thing that can go wrong. Subclasses say in `judge` whether a single update looks bad; this class decides on an alarm.
+
+    warm_up   updates (that carry the watched metric) before anything can be bad
+    patience  bad updates in a row that make an alarm
+    cooldown  updates after an alarm during which this rule is silent
+    """
+
+    name: ClassVar[str] = ""
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    moving: ClassVar[tuple[str, ...]] = ()  # attributes that change while running
+
+    def __init__(
+        self, *, severity: Severity | None = None, warm_up: int | None = None, patience: int | None = None, cooldown: int | None = None
+    ) -> None:
+        self.severity: Severity = severity or self.defaults.get("severity", "warn")
+        self.warm_up: int = self.defaults.get("warm_up", 0) if warm_up is None else warm_up
+        self.patience: int = self.defaults.get("patience", 1) if patience is None else patience
+        self.cooldown: int = self.defaults.get("cooldown", 50) if cooldown is None else cooldown
+        if self.severity not in get_args(Severity) or self.patience < 1 or min(self.warm_up, self.cooldown) < 0:
+            raise ValueError(f"{self.name}: severity is warn or rollback, patience at least 1, warm_up and cooldown not negative")
+        self.seen = self.bad = self.quiet = 0
+        self.onset = 0
+
+    def judge(self, metrics: Mapping[str, Any]) -> str | None:
+        """Why this update looks bad, "" when it looks fine, None when it says nothing."""
+        raise NotImplementedError
+
+    def update(self, step: int, metrics: Mapping[str, Any]) -> Anomaly | None:
+        reason = self.judge(metrics)
+        if reason is None:
+            return None
+        self.seen += 1
+        if not reason or self.seen <= self.warm_up:
+            self.bad = 0
+            self.quiet = max(0, self.quiet - 1)
+            return None
+        self.onset = step if self.bad == 0 else self.onset
+        self.bad += 1
+        if self.quiet > 0:
+            self.quiet -= 1
+            return None
+        if self.bad < self.patience:
+            return None
+        self.bad, self.quiet = 0, self.cooldown
+        return Anomaly(self.name, self.severity, step, self.onset, reason)
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes while running, as JSON."""
+        kept = {key: getattr(self, key) for key in ("seen", "bad", "quiet", "onset", *self.moving)}
+        return {key: list(value.recent) if isinstance(value, Rolling) else value for key, value in kept.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        for key, value in state.items():
+            mine = getattr(self, key)
+            if isinstance(mine, Rolling):
+                mine.restore(value)
+            else:
+                setattr(self, key, value)
+
+
+class Rolling:
+    """The last `size` numbers, kept sorted beside: quantiles in O(1), a new number in O(size) memory moves."""
+
+    def __init__(self, size: int) -> None:
+        self.recent: deque[float] = deque(maxlen=size)
+        self.sorted: list[float] = []
+
+    def add(self, x: float) -> None:
+        if len(self.recent) == self.recent.maxlen:
+            del self.sorted[bisect_left(self.sorted, self.recent[0])]
+        self.recent.append(x)
+        insort(self.sorted, x)
+
+    def quantile(self, q: float) -> float:
+        """Linear between order statistics, as numpy's default."""
+        at = q * (len(self.sorted) - 1)
+        low = int(at)
+        high = min(low + 1, len(self.sorted) - 1)
+        return self.sorted[low] + (self.sorted[high] - self.sorted[low]) * (at - low)
+
+    def spread(self) -> float:
+        """1.4826 times the median absolute deviation."""
+        middle = self.quantile(0.5)
+        deviations = sorted(abs(x - middle) for x in self.recent)
+        half = len(deviations) // 2
+        return 1.4826 * (deviations[half] if len(deviations) % 2 else (deviations[half - 1] + deviations[half]) / 2)
+
+    def restore(self, values: Sequence[float]) -> None:
+        self.recent = deque(values, maxlen=self.recent.maxlen)
+        self.sorted = sorted(values)
+
+    def __len__(self) -> int:
+        return len(self.recent)
+
+
+def _number(metrics: Mapping[str, Any], name: str) -> float | None:
+    value = metrics.get(name)
+    return None if value is None else float(value)
+
+
+class NonFinite(Rule):
+    """A NaN or infinity anywhere in the metrics: at once, from the first update on."""
+
+    name = "nonfinite"
+    defaults: ClassVar[Mapping[str, Any]] = {"severity": "rollback", "cooldown": 0}
+
+    def judge(self, metrics: Mapping[str, Any]) -> str:
+        where = nonfinite_in(metrics)
+        return f"{where} is not finite" if where else ""
+
+
+class LossSpike(Rule):
+    """A non-negative series jumps: log x lies above the median of the last 100 by log(ratio) and by 6 robust standard deviations.
+
+    For value losses and gradient norms, where a factor means something whatever the scale of the rewards; a series that
+    goes below zero (a policy loss) has no factors and is a DataError.
+    """
+
+    name = "loss_spike"
+    defaults: ClassVar[Mapping[str, Any]] = {"warm_up": 20, "patience": 3}
+    moving = ("logs",)
+
+    def __init__(self, metric: str = "value_loss", *, ratio: float = 2.0, window: int = 100, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.metric, self.ratio, self.logs = metric, ratio, Rolling(window)
+
+    def judge(self, metrics: Mapping[str, Any]) -> str | None:
+        x = _number(metrics, self.metric)
+        if x is None or not math.isfinite(x):
+            return None
+        if x < 0:
+            raise DataError(
+                f"{self.metric} is {x:g}; loss_spike watches series that are never negative", hint="watch value_loss or grad_norm"
+            )
+        log = math.log(x + 1e-300)
+        above = log - self.logs.quantile(0.5) if len(self.logs) else 0.0
+        spike = above > math.log(self.ratio) and above > 6 * self.logs.spread()
+        self.logs.add(log)
+        return f"{self.metric} {x:.3g} is {math.exp(min(above, 700)):.1f} times its median" if spike else ""
+
+
+class ReturnDrop(Rule):
+    """The return fell by more than `fraction` of all it ever moved.
+
+    R = return of recent episodes (`return_recent`, see EpisodeLog), B = 90th percentile of R in good updates,
+    S = max(range of R so far, |B - R of the untrained policy|); bad when (B - R) / S > fraction. Replacing every reward
+    r by a r + c (a > 0, episodes of one length) changes nothing, and for returns that rise from zero it says "below half".
+    """
+
+    name = "return_drop"
+    defaults: ClassVar[Mapping[str, Any]] = {"severity": "rollback", "patience": 6}
+    moving = ("good", "first", "low", "high")
+
+    def __init__(self, metric: str = "return_recent", *, fraction: float = 0.5, window: int = 1000, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.metric, self.fraction = metric, fraction
+        self.good = Rolling(window)
+        self.first: float | None = None
+        self.low: float | None = None
+        self.high: float | None = None
+
+    def judge(self, metrics: Mapping[str, Any]) -> str | None:
+        r = _number(metrics, self.metric)
+        if r is None or not math.isfinite(r):
+            return None
+        self.first = r if self.first is None else self.first
+        self.low = r if self.low is None else min(self.low, r)
+        self.high = r if self.high is None else max(self.high, r)
+        best = self.good.quantile(0.9) if len(self.good) else r
+        size = max(self.high - self.low, abs(best - self.first))
+        if size > 0 and best - r > self.fraction * size:
+            return f"{self.metric} {r:.4g} is {(best - r) / size:.0%} of its range below {best:.4g}"
+        self.good.add(r)
+        return ""
+
+
+class KLBlowup(Rule):
+    """The policy moved much further in one update than it should: KL above `limit` nats and above `ratio` times its median."""
+
+    name = "kl_blowup"
+    defaults: ClassVar[Mapping[str, Any]] = {"severity": "rollback"}
+    moving = ("usual",)
+
+    def __init__(self, metric: str = "approx_kl", *, limit: float = 1.0, ratio: float = 10.0, window: int = 100, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.metric, self.limit, self.ratio, self.usual = metric, limit, ratio, Rolling(window)
+
+    def judge(self, metrics: Mapping[str, Any]) -> str | None:
+        kl = _number(metrics, self.metric)
+        if kl is None or not math.isfinite(kl):
+            return None
+        usual = self.usual.quantile(0.5) if len(self.usual) else 0.0
+        if kl > max(self.limit, self.ratio * usual):
+            return f"{self.metric} {kl:.3g} (usually {usual:.3g})"
+        self.usual.add(kl)
+        return ""
+
+
+class EntropyCollapse(Rule):
+    """The entropy fell suddenly: below the median of the last 50 updates by more than `fraction` of all it ever moved,
+    by 0.05 nats, and by 6 robust standard deviations (a steady fall, however steep, stays under 2).
+    """
+
+    name = "entropy_collapse"
+    defaults: ClassVar[Mapping[str, Any]] = {"warm_up": 20, "patience": 3}
+    moving = ("usual", "low", "high")
+
+    def __init__(self, metric: str = "entropy", *, fraction: float = 0.5, window: int = 50, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.metric, self.fraction, self.usual = metric, fraction, Rolling(window)
+        self.low: float | None = None
+        self.high: float | None = None
+
+    def judge(self, metrics: Mapping[str, Any]) -> str | None:
+        x = _number(metrics, self.metric)
+        if x is None or not math.isfinite(x):
+            return None
+        usual = self.usual.quantile(0.5) if len(self.usual) else x
+        self.low = x if self.low is None else min(self.low, x)
+        self.high = x if self.high is None else max(self.high, x)
+        sudden = usual - x > max(0.05, self.fraction * (self.high - self.low)) and usual - x > 6 * self.usual.spread()
+        self.usual.add(x)
+        return f"{self.metric} {x:.3g} from {usual:.3g}" if sudden else ""
+
+
+class Stuck(Rule):
+    """Nothing moves: over `window` updates the metric stayed within 1 % of all it ever moved, and no higher than halfway to its best."""
+
+    name = "stuck"
+    defaults: ClassVar[Mapping[str, Any]] = {"cooldown": 200}
+    moving = ("recent", "first", "low", "high")
+
+    def __init__(self, metric: str = "return_recent", *, window: int = 200, fraction: float = 0.01, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.metric, self.fraction, self.recent = metric, fraction, Rolling(window)
+        self.first: float | None = None
+        self.low: float | None = None
+        self.high: float | None = None
+
+    def judge(self, metrics: Mapping[str, Any]) -> str | None:
+        x = _number(metrics, self.metric)
+        if x is None or not math.isfinite(x):
+            return None
+        self.first = x if self.first is None else self.first
+        self.low = x if self.low is None else min(self.low, x)
+        self.high = x if self.high is None else max(self.high, x)
+        self.recent.add(x)
+        if len(self.recent) < (self.recent.recent.maxlen or 0):
+            return ""
+        moved = self.recent.sorted[-1] - self.recent.sorted[0]
+        still = moved <= self.fraction * (self.high - self.low) and x <= (self.first + self.high) / 2
+        return f"{self.metric} has stayed at {x:.4g} for {len(self.recent)} updates" if still else ""
+
+
+class Relative(Rule):
+    """The metric against its value one update before: more than `factor` times it, or less when the factor is below 1.
+
+    Means nothing for references that are not positive, and refuses them.
+    """
+
+    name = "relative"
+    moving = ("before",)
+
+    def __init__(self, metric: str, factor: float, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.metric, self.factor = metric, factor
+        self.before: float | None = None
+
+    def judge(self, metrics: Mapping[str, Any]) -> str | None:
+        x, before = _number(metrics, self.metric), self.before
+        if x is None or not math.isfinite(x):
+            return None
+        self.before = x
+        if before is None:
+            return ""
+        if before <= 0:
+            raise DataError(f"{self.metric} was {before:g}; a multiple of it means nothing", hint="use loss_spike or return_drop")
+        bad = x > self.factor * before if self.factor > 1 else x < self.factor * before
+        return f"{self.metric} {x:.4g} after {before:.4g}" if bad else ""
+
+
+RULES: Mapping[str, type[Rule]] = {r.name: r for r in (NonFinite, LossSpike, ReturnDrop, KLBlowup, EntropyCollapse, Stuck)}
+
+
+def standard_rules(config: Mapping[str, Mapping[str, Any] | bool] | None = None) -> list[Rule]:
+    """All the standard rules, changed by {name: {argument: value}} or left out by {name: false}."""
+    given = dict(config or {})
+    unknown = given.keys() - RULES.keys()
+    if unknown:
+        raise ValueError(f"no rule {', '.join(sorted(unknown))}; there are {', '.join(RULES)}")
+    made = []
+    for name, kind in RULES.items():
+        arguments = given.get(name, {})
+        if arguments is not False:
+            made.append(kind(**(arguments if isinstance(arguments, Mapping) else {})))
+    return made

@@ -1,0 +1,234 @@
+"""Schedules, checkpoints, rules and rollback around any training loop."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recipeline.contracts import Events, Silent
+from recipeline.errors import TrainingFailed
+from recipeline.operations.anomalies import Anomaly, NonFinite, Rule, standard_rules
+from recipeline.operations.checkpoints import Rotation
+from recipeline.operations.schedules import Schedule
+
+
+class EpisodeLog:
+    """Returns of the last `size` episodes with the step they ended at; their mean from `at_least` on."""
+
+    def __init__(self, size: int = 20, at_least: int = 10) -> None:
+        self.at_least = at_least
+        self.entries: deque[tuple[int, float]] = deque(maxlen=size)
+
+    def add(self, step: int, returns: Sequence[float]) -> None:
+        self.entries.extend((step, float(r)) for r in returns if math.isfinite(r))
+
+    def mean(self) -> float | None:
+        return math.fsum(r for _, r in self.entries) / len(self.entries) if len(self.entries) >= self.at_least else None
+
+    def cut(self, step: int) -> None:
+        """Forget what came after this step."""
+        self.entries = deque(((s, r) for s, r in self.entries if s <= step), maxlen=self.entries.maxlen)
+
+
+class RollbacksExhausted(TrainingFailed):
+    """Training keeps going wrong, or there is nothing to go back to."""
+
+    slug = "rollbacks-exhausted"
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """Limits of going back. Updates count calls of `update`, whatever the steps do.
+
+    backoff   factor on `hparam`, taken back over `recovery` clean updates
+    deeper    a rollback within so many updates of the last goes one checkpoint further back
+    per_run   so many in all; `per_window` of them within `window` updates; then RollbacksExhausted, or on without when not `stop`
+    """
+
+    hparam: str = "learning_rate"
+    backoff: float = 0.5
+    recovery: int = 30
+    deeper: int = 60
+    per_run: int = 5
+    per_window: int = 3
+    window: int = 100
+    stop: bool = True
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one update led to: alarms raised, the checkpoint written, the one gone back to and its step."""
+
+    anomalies: tuple[Anomaly, ...] = ()
+    saved: str | None = None
+    restored: str | None = None
+    restored_step: int | None = None
+
+
+class OpsHarness:
+    """All of it together. Value in force = schedule(step) * retune factor * backoff factor, kept within `bounds`.
+
+    hparams   {name: Schedule or number}; told through set_hparam after every update
+    bounds    {name: (low, high)}
+    rules     None: the standard rules        rollback  None: anomalies only warn
+    score     metric by which the best checkpoint is known, higher is better (None: no best)
+
+    The loop gives four functions: `get_state()` -> all that training needs to go on (its own copies); `set_state(state, advance)`,
+    where advance > 0 says that the random streams must not be rewound but moved on (the same batches would repeat the spike);
+    `set_hparam(name, value)`. Steps may or may not go back with the state. Metrics may carry `episode_returns`, the
+    returns of the episodes that ended in this update.
+    """
+
+    def __init__(
+        self,
+        *,
+        hparams: Mapping[str, Schedule | float] | None = None,
+        bounds: Mapping[str, tuple[float, float]] | None = None,
+        rules: Sequence[Rule] | None = None,
+        rotation: Rotation | None = None,
+        rollback: Rollback | None = None,
+        episodes: EpisodeLog | None = None,
+        score: str | None = "return_recent",
+        events: Events | None = None,
+    ) -> None:
+        self.hparams = {name: Schedule.of(s) if not isinstance(s, Schedule) else s for name, s in (hparams or {}).items()}
+        self.bounds = dict(bounds or {})
+        self.rules = list(rules) if rules is not None else standard_rules()
+        self.events = events or Silent()
+        self.rotation = rotation or Rotation(events=self.events)
+        self.rollback, self.score = rollback, score
+        self.episodes = episodes or EpisodeLog()
+        self.retune: dict[str, float] = {}
+        self.updates = 0
+        self.backoff = self.backoff_from = 1.0
+        self.rollbacks: list[int] = []  # the update of each
+        self.restored: str | None = None  # the checkpoint gone back to last
+
+    def start(self, step: int, get_state: Callable[[], Any], set_hparam: Callable[[str, float], None]) -> None:
+        """Before the first update: the untrained state is a pinned, good checkpoint, and the hyperparameters are set."""
+        self.rotation.save(step, self._whole(get_state), status="good", pinned=True)
+        self._apply(step, set_hparam)
+
+    def resume(self, set_state: Callable[[Any, int], None], set_hparam: Callable[[str, float], None]) -> int | None:
+        """Go on from the newest checkpoint that is not bad; its step, or None when there is none."""
+        name = self.rotation.newest()
+        if name is None:
+            return None
+        whole = self.rotation.writer.read(name)
+        set_state(whole["state"], 0)
+        self.restore(whole["operations"])
+        self.rotation.rewind(whole["operations"]["checkpoints"])
+        step = int(self.rotation.writer.infos()[name]["step"])
+        self._apply(step, set_hparam)
+        return step
+
+    def update(
+        self,
+        step: int,
+        metrics: Mapping[str, Any],
+        get_state: Callable[[], Any],
+        set_state: Callable[[Any, int], None],
+        set_hparam: Callable[[str, float], None],
+    ) -> Outcome:
+        """After each update of training."""
+        self.updates += 1
+        watched = dict(metrics)
+        returns = watched.get("episode_returns")
+        if returns is not None and len(returns):
+            self.episodes.add(step, returns)
+            recent = self.episodes.mean()
+            if recent is not None:
+                watched["return_recent"] = recent
+        found = [anomaly for rule in self.rules if (anomaly := rule.update(step, watched))]
+        for anomaly in found:
+            self.events.emit("anomaly", step=step, rule=anomaly.rule, severity=anomaly.severity, onset=anomaly.onset, reason=anomaly.reason)
+        grave = [a for a in found if a.severity == "rollback"]
+        if grave and self.rollback:
+            name = self._go_back(step, min(a.onset for a in grave), grave[0], set_state, self.rollback)
+            self._apply(step, set_hparam)
+            return Outcome(tuple(found), None, name, int(self.rotation.writer.infos()[name]["step"]) if name else None)
+        saved = None
+        if not any(rule.bad and rule.severity == "rollback" for rule in self.rules) and not grave:
+            self.rotation.clean()
+            if self.rollback and self.backoff < 1.0:
+                self.backoff = min(1.0, self.backoff + (1.0 - self.backoff_from) / self.rollback.recovery)
+        if self.rotation.due(step) and not grave:
+            score = float(watched[self.score]) if self.score in watched else None
+            self.rotation.last = step
+            saved = self.rotation.save(step, self._whole(get_state), score=score)
+        self._apply(step, set_hparam)
+        return Outcome(tuple(found), saved)
+
+    def value(self, name: str, step: int) -> float:
+        """The value in force."""
+        x = self.hparams[name](step) * self.retune.get(name, 1.0)
+        if self.rollback and name == self.rollback.hparam:
+            x *= self.backoff
+        low, high = self.bounds.get(name, (-math.inf, math.inf))
+        return min(high, max(low, x))
+
+    def state(self) -> dict[str, Any]:
+        """Everything but checkpoints, as JSON."""
+        return {
+            **self._detectors(),
+            **{key: getattr(self, key) for key in ("updates", "backoff", "backoff_from", "restored")},
+            "rollbacks": list(self.rollbacks),
+            "retune": dict(self.retune),
+            "last": self.rotation.last,
+            "checkpoints": self.rotation.writer.infos(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self._restore_detectors(state)
+        for key in ("updates", "backoff", "backoff_from", "restored"):
+            setattr(self, key, state[key])
+        self.rollbacks, self.retune, self.rotation.last = list(state["rollbacks"]), dict(state["retune"]), state["last"]
+
+    def _go_back(self, step: int, onset: int, cause: Anomaly, set_state: Callable[[Any, int], None], limits: Rollback) -> str | None:
+        soon = bool(self.rollbacks) and self.updates - self.rollbacks[-1] <= limits.deeper
+        again = self.restored if soon and not self._pinned(self.restored) else None
+        self.rotation.condemn(onset, also=again)
+        name = self.rotation.newest("good")
+        used_up = (
+            len(self.rollbacks) >= limits.per_run or sum(self.updates - u < limits.window for u in self.rollbacks) >= limits.per_window
+        )
+        if used_up or name is None:
+            why = f"{len(self.rollbacks)} rollbacks were made already" if used_up else "there is no good checkpoint yet"
+            self.events.emit("rollback_refused", step=step, rule=cause.rule, reason=why)
+            if limits.stop or cause.rule == NonFinite.name:  # nothing can be learned from NaN
+                raise RollbacksExhausted(f"{cause.rule} at step {step} ({cause.reason}), and {why}", hint="lower the learning rate")
+            return None
+        self.rollbacks.append(self.updates)
+        self.restored = name
+        whole = self.rotation.writer.read(name)
+        back_to = int(self.rotation.writer.infos()[name]["step"])
+        self.rotation.condemn(back_to + 1)  # candidates of the stretch that is now undone
+        set_state(whole["state"], len(self.rollbacks))
+        self._restore_detectors(whole["operations"])
+        self.episodes.cut(back_to)
+        self.rotation.last = back_to
+        self.backoff = self.backoff_from = self.backoff * limits.backoff
+        self.events.emit("rollback", step=step, rule=cause.rule, onset=onset, restored=name, restored_step=back_to, backoff=self.backoff)
+        return name
+
+    def _pinned(self, name: str | None) -> bool:
+        return bool(name and self.rotation.writer.infos().get(name, {}).get("pinned"))
+
+    def _apply(self, step: int, set_hparam: Callable[[str, float], None]) -> None:
+        for name in self.hparams:
+            set_hparam(name, self.value(name, step))
+
+    def _whole(self, get_state: Callable[[], Any]) -> dict[str, Any]:
+        return {"state": get_state(), "operations": self.state()}
+
+    def _detectors(self) -> dict[str, Any]:
+        named = {f"{number}:{rule.name}": rule.state() for number, rule in enumerate(self.rules)}
+        return {"rules": named, "episodes": [list(entry) for entry in self.episodes.entries]}
+
+    def _restore_detectors(self, state: Mapping[str, Any]) -> None:
+        for number, rule in enumerate(self.rules):
+            rule.restore(state["rules"][f"{number}:{rule.name}"])
+        self.episodes.entries = deque(((s, r) for s, r in state["episodes"]), maxlen=self.episodes.entries.maxlen)

@@ -1,0 +1,118 @@
+"""The one fitted pipeline: augment → check the contract → preprocess → model → rows of output.
+
+`Pipeline.predict` is the only road to a prediction: evaluation, batch and server all take it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from recipeline.errors import RecipelineError, TrainingFailed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from recipeline.contracts import FitContext, Selected
+    from recipeline.schema import InputSchema
+
+
+class Pipeline:
+    """A model with everything that stands before it.
+
+    task          what a row of output is
+    schema        the input contract
+    model         the estimator; fitted once `fit` has returned
+    preprocessor  a transformer, or None
+    augmenter     stateless, or None
+    facts         what the artifact knows beside the parts: run_id, name, metrics, hpo …
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Any,
+        schema: InputSchema,
+        model: Any,
+        preprocessor: Any = None,
+        augmenter: Any = None,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        self.task, self.schema = task, schema
+        self.model, self.preprocessor, self.augmenter = model, preprocessor, augmenter
+        self.facts: dict[str, Any] = facts or {}
+
+    def __repr__(self) -> str:
+        run = f" of run {self.run_id}" if self.run_id else ""
+        return f"<Pipeline {type(self.model).__name__}{run}, {len(self.schema.features)} features>"
+
+    @property
+    def run_id(self) -> str:
+        return str(self.facts.get("run_id", ""))
+
+    @property
+    def version(self) -> str:
+        """What an answer names as the version of the model: the recipe's name and the run."""
+        return f"{self.facts.get('name', 'model')}-{self.run_id[:8] or 'unsaved'}"
+
+    def fit(self, selected: Selected, context: FitContext) -> Pipeline:
+        """Fit preprocessor and model on the rows given; returns self.
+
+        Raises TrainingFailed, with the estimator's own words, when one of the parts raises.
+        """
+        part = self.preprocessor
+        try:
+            if part is None:
+                ready = selected
+            elif getattr(part, "online", False):
+                ready, context = selected, replace(context, preprocessor=part)
+            else:
+                mask = part.training_rows(selected.X) if hasattr(part, "training_rows") else None
+                fitted = selected if mask is None or bool(np.all(mask)) else selected.take(np.flatnonzero(mask))
+                ready = fitted.with_features(_fit_transform(part, fitted))
+            part = self.model
+            self.model = self.task.fit(part, ready, context)
+        except (RecipelineError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  # an estimator may raise anything; its words reach the user with a slug
+            raise TrainingFailed(words(error), hint="see the log for the traceback", where=type(part).__name__) from error
+        return self
+
+    def predict(self, rows: Any, *, augmented: bool = False) -> pd.DataFrame:
+        """The output frame for raw rows: key columns, then what the task says of each.
+
+        augmented  the rows went through the augmenter before, as those of training did
+
+        Raises DataError where the rows break the input contract; extra columns are ignored.
+        """
+        frame = rows if augmented or self.augmenter is None else self.augmenter.augment(rows, online=True)
+        return self.predict_selected(self.task.select(self.schema.conform(frame), self.schema, targets=False))
+
+    def predict_selected(self, selected: Selected) -> pd.DataFrame:
+        """The output frame for rows that were checked and taken apart before."""
+        part = self.preprocessor
+        try:
+            if part is not None:
+                selected = selected.with_features(part.transform(selected.X))
+            part = self.model
+            output: pd.DataFrame = self.task.rows(part, selected, self.schema)
+        except (RecipelineError, MemoryError):
+            raise
+        except Exception as error:  # noqa: BLE001  # as in fit: whatever the part raised becomes one line with a slug
+            raise TrainingFailed(words(error), slug="prediction-failed", where=type(part).__name__) from error
+        return output
+
+
+def _fit_transform(preprocessor: Any, selected: Selected) -> Any:
+    """Supervised encoders cross-fit in `fit_transform`, so it is not the same as fit, then transform."""
+    if hasattr(preprocessor, "fit_transform"):
+        return preprocessor.fit_transform(selected.X, selected.y)
+    return preprocessor.fit(selected.X, selected.y).transform(selected.X)
+
+
+def words(error: BaseException) -> str:
+    """The first line of what a foreign exception says, with its type."""
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no reason given'}"

@@ -1,0 +1,96 @@
+"""A saved run, opened again: for the library, the batch and the server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recipeline import artifact, tracking
+from recipeline.assemble import Components, assemble
+from recipeline.errors import RecipeError
+from recipeline.pipeline import Pipeline
+from recipeline.recipe import Recipe
+from recipeline.recipe import load as load_recipe
+from recipeline.settings import Settings
+from recipeline.settings import load as load_settings
+
+if TYPE_CHECKING:
+    from recipeline.artifact import Manifest
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run with everything that its artifact says; nothing but the artifact was read."""
+
+    folder: Path
+    manifest: Manifest
+    recipe: Recipe
+    components: Components
+    pipeline: Pipeline
+
+    def about(self) -> dict[str, Any]:
+        """What `show` tells of a run."""
+        facts = dict(self.manifest.about)
+        return {
+            **{name: facts[name] for name in ("run_id", "name", "created", "seed", "data_fingerprint", "git_commit")},
+            "artifact": str(self.folder),
+            "metrics": self.pipeline.facts["metrics"]["metrics"],
+            "baselines": self.pipeline.facts["metrics"]["baselines"],
+            "best_params": self.pipeline.facts["hpo"].get("best_params", {}),
+            "features": list(self.pipeline.schema.features),
+            "versions": facts["versions"],
+        }
+
+
+def load(run: str | os.PathLike[str], *, settings: Settings | None = None) -> Pipeline:
+    """The pipeline of a run, ready to predict.
+
+    run  a run id, a unique prefix, `latest`, `models:/name@alias`, or the folder of an artifact
+    """
+    return open_run(run, settings or load_settings()).pipeline
+
+
+def open_run(run: str | os.PathLike[str], settings: Settings, *, name: str | None = None) -> Opened:
+    """The run with its recipe and its pipeline, verified.
+
+    name  with `latest`: of this recipe
+
+    Raises UnknownRun where there is none, Damaged where a file differs from what was written.
+    """
+    if isinstance(run, os.PathLike) or (Path(run) / artifact.MANIFEST).is_file():
+        folder = Path(run)
+    else:
+        folder = tracking.find_run(settings, run, name=name).artifact
+    manifest = artifact.verify(folder)
+    recipe = load_recipe(folder / "recipe.yaml")
+    components = assemble(recipe, settings, params=manifest.about.get("parameters", {}))
+    pipeline = artifact.read(folder, task=components.task, augmenter=components.augmenter, find=components.find, manifest=manifest)
+    return Opened(folder, manifest, recipe, components, pipeline)
+
+
+def from_recipe(path: Path, settings: Settings) -> Pipeline:
+    """A pipeline that needs no fit, straight from its recipe.
+
+    Raises RecipeError where the model does not say `needs_fit = False`.
+    """
+    recipe = load_recipe(path)
+    components = assemble(recipe, settings)
+    preprocessor, model = components.pipeline()
+    if getattr(model, "needs_fit", True):
+        raise RecipeError(
+            f"{type(model).__name__} has to be trained before it can be served",
+            hint=f"recipeline train --recipe-file {path}, then serve-api --run-id",
+        )
+    schema = components.task.describe(None)
+    return Pipeline(
+        task=components.task, schema=schema, model=model, preprocessor=preprocessor, augmenter=components.augmenter,
+        facts={"name": recipe.name},
+    )  # fmt: skip
+
+
+def parameters(opened: Opened, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's own parameters, overridden by those given."""
+    return {**opened.components.params, **given}

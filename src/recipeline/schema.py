@@ -1,0 +1,323 @@
+"""The input contract: which columns a prediction needs, of which type, and what happens to rows that differ.
+
+Extra columns are ignored and counted; a column is optional and nullable exactly when training had nulls; integers widen
+to floats; anything else is a `DataError` that names the column, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from recipeline.errors import DataError, did_you_mean, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DTYPES = ("int64", "float64", "bool", "string", "datetime", "datetime_utc")
+CATEGORIES_KEPT = 200
+"""A text column with at most so many different values in training has them written into the contract, as documentation."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the contract.
+
+    dtype     one of `DTYPES`; all integers are int64, all floats float64, all text and categories string
+    nullable  training had nulls; such a column may also be missing altogether
+    role      "feature": the model uses it; "key": it names the row in the output, may be missing, is never checked
+    """
+
+    name: str
+    dtype: str
+    nullable: bool = False
+    role: Literal["feature", "key"] = "feature"
+    categories: tuple[str, ...] | None = None
+    example: Any = None
+
+    @property
+    def optional(self) -> bool:
+        return self.nullable or self.role == "key"
+
+
+@dataclass(frozen=True)
+class InputSchema:
+    """Columns in the order of training, and what the task wants to remember of its target.
+
+    target  JSON-like; classification keeps names, dtype and sorted classes there
+    extras  JSON-like; whatever else a task needs at prediction
+    """
+
+    columns: tuple[Column, ...]
+    target: Mapping[str, Any] = field(default_factory=dict)
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns if column.role == "feature")
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns if column.role == "key")
+
+    def column(self, name: str) -> Column:
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise DataError(f"the input contract has no column {name!r}", hint=did_you_mean(name, self.names), slug="schema")
+
+    def to_json(self) -> dict[str, Any]:
+        """A mapping that `json` can write; the form of `input_schema.json`."""
+        return {
+            "columns": [
+                {
+                    "name": c.name,
+                    "dtype": c.dtype,
+                    "nullable": c.nullable,
+                    "role": c.role,
+                    **({"categories": list(c.categories)} if c.categories is not None else {}),
+                    **({"example": c.example} if c.example is not None else {}),
+                }
+                for c in self.columns
+            ],
+            "target": dict(self.target),
+            "extras": dict(self.extras),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> InputSchema:
+        return cls(
+            tuple(
+                Column(
+                    name=c["name"],
+                    dtype=c["dtype"],
+                    nullable=c["nullable"],
+                    role=c["role"],
+                    categories=tuple(c["categories"]) if "categories" in c else None,
+                    example=c.get("example"),
+                )
+                for c in data["columns"]
+            ),
+            data["target"],
+            data["extras"],
+        )
+
+    @classmethod
+    def of(
+        cls,
+        frame: pd.DataFrame,
+        features: Sequence[str],
+        *,
+        keys: Iterable[str] = (),
+        target: Mapping[str, Any] | None = None,
+        extras: Mapping[str, Any] | None = None,
+    ) -> InputSchema:
+        """The contract that training data (n, ·) sets; columns keep the order of the frame."""
+        wanted, named = set(features), set(keys)
+        columns = []
+        for position, name in enumerate(frame.columns):
+            if name in wanted or name in named:
+                role: Literal["feature", "key"] = "key" if name in named else "feature"
+                columns.append(_describe(str(name), frame.iloc[:, position], role))
+        return cls(tuple(columns), dict(target or {}), dict(extras or {}))
+
+    def extra_columns(self, frame: pd.DataFrame) -> list[str]:
+        """Columns of a frame that prediction does not use."""
+        known = {*self.names, *self.target.get("names", ())}
+        return [str(name) for name in frame.columns if name not in known]
+
+    def conform(self, frame: pd.DataFrame, *, source: str = "data") -> pd.DataFrame:
+        """The frame as training had it: columns in its order and of its types; the frame given is left alone.
+
+        Raises DataError (slug `schema`) with every column that breaks the contract.
+        """
+        import pandas as pd
+
+        if not frame.columns.is_unique:
+            twice = sorted({str(name) for name in frame.columns[frame.columns.duplicated()]})
+            raise DataError(f"column {', '.join(twice)} is there twice", hint="rename one of them", slug="duplicate-column", where=source)
+        present = {name: position for position, name in enumerate(frame.columns)}
+        ready: dict[str, Any] = {}
+        untouched = True
+        wrong: list[str] = []
+        for column in self.columns:
+            if column.name not in present:
+                if column.role == "key":
+                    untouched = False
+                elif column.nullable:
+                    ready[column.name] = _nulls(column, len(frame), frame.index)
+                    untouched = False
+                else:
+                    near = nearest(column.name, (str(name) for name in frame.columns if name not in self.names))
+                    wrong.append(f"column {column.name!r} is missing, {_kind(column)} expected" + (f" (is it {near!r}?)" if near else ""))
+                continue
+            values = frame.iloc[:, present[column.name]]
+            if column.role == "key":
+                ready[column.name] = values
+                continue
+            try:
+                checked = _conform(column, values)
+            except DataError as error:
+                wrong.append(error.message)
+                continue
+            untouched = untouched and checked is values
+            ready[column.name] = checked
+        if wrong:
+            raise DataError("; ".join(wrong), hint="give the columns as training had them", slug="schema", where=source)
+        if untouched:
+            return frame if list(frame.columns) == list(self.names) else frame[list(self.names)]
+        return pd.DataFrame(ready, index=frame.index)
+
+
+def dtype_of(values: pd.Series[Any]) -> str:
+    """Which of `DTYPES` a column is.
+
+    Raises DataError for what no model can take: mixed objects, bytes, time spans, complex numbers.
+    """
+    import pandas as pd
+
+    dtype = values.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return dtype_of(values.cat.categories.to_series())
+    if pd.api.types.is_bool_dtype(dtype):
+        return "bool"
+    if pd.api.types.is_integer_dtype(dtype):
+        return "float64" if values.hasnans else "int64"
+    if pd.api.types.is_float_dtype(dtype):
+        return "float64"
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        return "datetime_utc"
+    if pd.api.types.is_datetime64_dtype(dtype):
+        return "datetime"
+    if pd.api.types.is_string_dtype(dtype) and not pd.api.types.is_object_dtype(dtype):
+        return "string"
+    if pd.api.types.is_object_dtype(dtype):
+        kind = pd.api.types.infer_dtype(values, skipna=True)
+        found = {
+            "string": "string",
+            "empty": "float64",
+            "boolean": "bool",
+            "integer": "float64" if values.isna().any() else "int64",
+            "floating": "float64",
+            "mixed-integer-float": "float64",
+            "decimal": "float64",
+            "date": "datetime",
+            "datetime": "datetime",
+            "datetime64": "datetime",
+        }.get(kind)
+        if found:
+            return found
+        raise DataError(
+            f"column {values.name!r} holds {kind} objects", hint="make it numbers, text, booleans or time stamps", slug="schema"
+        )
+    raise DataError(f"column {values.name!r} is of type {dtype}", hint="make it numbers, text, booleans or time stamps", slug="schema")
+
+
+def _kind(column: Column) -> str:
+    return f"nullable {column.dtype}" if column.nullable else column.dtype
+
+
+def _describe(name: str, values: pd.Series[Any], role: Literal["feature", "key"]) -> Column:
+    dtype = dtype_of(values)
+    nulls = bool(values.isna().any())
+    categories = None
+    if dtype == "string" and role == "feature":
+        different = values.dropna().unique()
+        if len(different) <= CATEGORIES_KEPT:
+            categories = tuple(sorted(str(value) for value in different))
+    known = values.dropna()
+    return Column(name, dtype, nulls, role, categories, _plain(known.iloc[0], dtype) if len(known) else None)
+
+
+def _plain(value: Any, dtype: str) -> Any:
+    """A value as JSON has it."""
+    if dtype in {"datetime", "datetime_utc"}:
+        return value.isoformat()
+    if dtype == "string":
+        return str(value)
+    return {"int64": int, "float64": float, "bool": bool}[dtype](value)
+
+
+def _nulls(column: Column, n: int, index: Any) -> Any:
+    import numpy as np
+    import pandas as pd
+
+    if column.dtype == "string":
+        return pd.Series([None] * n, index=index, dtype=object)
+    if column.dtype == "datetime":
+        return pd.Series(np.full(n, np.datetime64("NaT"), dtype="datetime64[ns]"), index=index)
+    if column.dtype == "datetime_utc":
+        return pd.Series(pd.DatetimeIndex([pd.NaT] * n, tz="UTC"), index=index)
+    return pd.Series(np.full(n, np.nan), index=index)
+
+
+def _conform(column: Column, values: pd.Series[Any]) -> pd.Series[Any]:
+    """The values in the type of the contract; the very same object where nothing had to change."""
+    import numpy as np
+    import pandas as pd
+
+    if column.dtype == "float64" and values.dtype == np.float64:
+        return _finite(column, values)
+    if column.dtype == "int64" and values.dtype == np.int64:
+        return values
+    if column.nullable and values.isna().all():
+        empty: pd.Series[Any] = _nulls(column, len(values), values.index)
+        return empty  # a column of nothing but nulls has no type of its own
+    got = column.dtype if len(values) == 0 else dtype_of(values)
+    if got != column.dtype and (got, column.dtype) != ("int64", "float64"):
+        raise DataError(f"column {column.name!r}: {_kind(column)} expected, got {got}")
+    if column.dtype == "float64":
+        numbers = pd.to_numeric(values) if values.dtype == object else values
+        return _finite(column, _series(numbers.to_numpy(np.float64, na_value=np.nan), values))
+    nulls = values.isna()
+    if nulls.any() and not column.nullable:
+        row = int(np.flatnonzero(nulls.to_numpy())[0])
+        raise DataError(f"column {column.name!r}: {column.dtype} expected, got {int(nulls.sum())} nulls, the first in row {row}")
+    return _exact(column, values, nulls)
+
+
+def _exact(column: Column, values: pd.Series[Any], nulls: pd.Series[bool]) -> pd.Series[Any]:
+    """Values of the right kind in the one NumPy type that the contract keeps for it."""
+    import numpy as np
+    import pandas as pd
+
+    if column.dtype == "int64":
+        return values.astype(np.int64)
+    if column.dtype == "bool":
+        if column.nullable:  # NumPy's bool has no null: 0, 1 and NaN
+            return _series(values.astype(object).map({True: 1.0, False: 0.0}).to_numpy(np.float64), values)
+        return values if values.dtype == np.bool_ else values.astype(bool)
+    if column.dtype == "string":
+        if values.dtype == object and not nulls.any():
+            return values
+        return values.astype(object).where(~nulls, None)
+    if column.dtype == "datetime_utc":
+        return values if values.dtype == "datetime64[ns, UTC]" else pd.to_datetime(values, utc=True).astype("datetime64[ns, UTC]")
+    return values if values.dtype == "datetime64[ns]" else pd.to_datetime(values).astype("datetime64[ns]")
+
+
+def _series(array: Any, like: pd.Series[Any]) -> pd.Series[Any]:
+    import pandas as pd
+
+    return pd.Series(array, index=like.index, name=like.name)
+
+
+def _finite(column: Column, values: pd.Series[Any]) -> pd.Series[Any]:
+    import numpy as np
+
+    array = values.to_numpy()
+    finite = np.isfinite(array)
+    if finite.all():
+        return values
+    infinite = np.isinf(array)
+    if infinite.any():
+        raise DataError(f"column {column.name!r}: finite numbers expected, got an infinite one in row {int(np.flatnonzero(infinite)[0])}")
+    if not column.nullable:
+        bad = np.flatnonzero(~finite)
+        raise DataError(f"column {column.name!r}: {column.dtype} expected, got {len(bad)} nulls, the first in row {int(bad[0])}")
+    return values

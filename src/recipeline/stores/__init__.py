@@ -1,0 +1,1 @@
+"""Places: files, databases, feature stores."""

@@ -1,0 +1,343 @@
+"""Databases (the only module that imports SQLAlchemy).
+
+A query passes three fences: the gate proves one SELECT that only reads, values are bound, and the session can do
+nothing but read, for a limited time. Rows arrive in batches, so that memory does not grow with the answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import quote
+
+import sqlalchemy as sa
+import sqlalchemy.exc
+from sqlalchemy.pool import NullPool
+
+from recipeline.errors import DataError, Exhausted, RecipeError, RecipelineError, Refused, Unavailable, UsageError, did_you_mean
+from recipeline.stores import files
+from recipeline.stores.gate import DIALECTS, parse_select_columns, prove
+
+if TYPE_CHECKING:
+    import os
+
+    import pandas as pd
+    import pyarrow as pa
+
+    Frame: TypeAlias = pd.DataFrame
+
+__all__ = ["SqlAdapter", "parse_select_columns", "prove"]
+
+FETCH = 8192  # rows that are Python objects at a time
+
+
+class SqlAdapter:
+    """Rows of an SQL database, read by SELECT (guide 5.1).
+
+    connection_uri  SQLAlchemy's URL: `sqlite:///data/churn.db`; a relative SQLite file starts from `project`
+    timeout         seconds that the database may work on one statement (the reader's own time does not count)
+    writable        whether `write` is allowed; reading sessions are read-only in any case
+
+    This version opens SQLite. Errors: DataError (5) for a missing file, table or column, mixed types, two columns of
+    one name; Refused (4) for what only reading does not need; Unavailable (6); Exhausted (7) when the time is up.
+    """
+
+    def __init__(
+        self,
+        connection_uri: Any,
+        *,
+        timeout: float = 300.0,
+        writable: bool = False,
+        project: str | os.PathLike[str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        text = connection_uri.get_secret_value() if hasattr(connection_uri, "get_secret_value") else str(connection_uri)
+        try:
+            url = sa.make_url(text)
+        except sqlalchemy.exc.ArgumentError:  # its message shows the URL, password and all
+            raise RecipeError("connection_uri is not an address of a database", hint="write it as sqlite:///data/x.db") from None
+        if not timeout > 0:
+            raise RecipeError(f"timeout is a number of seconds above 0, got {timeout}")
+        backend = url.get_backend_name()
+        if backend not in _SESSIONS:
+            hint = did_you_mean(backend, _SESSIONS)
+            raise RecipeError(f"{backend} databases are not opened by this version: no read-only session is known for them", hint=hint)
+        self.timeout, self.writable = timeout, writable
+        self.dialect = DIALECTS[backend]
+        self._session = _SESSIONS[backend](url, Path(project) if project is not None else Path(), timeout, clock)
+
+    def __repr__(self) -> str:
+        return f"<SqlAdapter {self._session.label}>"
+
+    def read(self, query: str, params: Mapping[str, Any] | None = None) -> Frame:
+        """All rows as a frame. `:name` in the query is bound to `params["name"]`."""
+        import pyarrow as pa
+
+        found = list(self.batches(query, FETCH, params))
+        return files.to_frame(pa.Table.from_batches(found))
+
+    def batches(self, query: str, rows: int, params: Mapping[str, Any] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows in record batches of exactly `rows` (the last may be shorter), all of one schema and one snapshot.
+
+        No rows give one empty batch.
+        """
+        if rows < 1:
+            raise UsageError(f"a batch needs at least one row, got {rows}", slug="bad-value", where="execution.batch.rows")
+        values = dict(params or {})
+        text = prove(query, self.dialect, values)
+        used = {name: value for name, value in values.items() if re.search(rf":{re.escape(name)}\b", text)}
+        return self._stream(text, rows, used)
+
+    def table(self, name: str) -> str:
+        """`SELECT * FROM` the table, its name quoted as this database does."""
+        parts = name.split(".")
+        if not 1 <= len(parts) <= 3 or not all(re.fullmatch(r"[^\W\d][\w$]*", part) for part in parts):
+            raise RecipeError("is not a plain table name", where="table")
+        return "SELECT * FROM " + ".".join(self._session.quoted(part) for part in parts)  # noqa: S608 - plain names, quoted
+
+    def write(self, frame: Frame, destination: str, *, key: str) -> None:
+        """Append the rows to the table `destination`, made where it is missing, in one transaction.
+
+        `key` names what the rows are: written once, the same key does nothing a second time. Columns must be those
+        of the table, else DataError. Refused unless the adapter is `writable`.
+        """
+        if not self.writable:
+            raise Refused("this adapter only reads", hint="set writable: true in its configuration", slug="read-only-adapter")
+        self.table(destination)
+        with self._session.writing() as connection, _translated(self._session):
+            _append(connection, frame, destination, key)
+
+    def _stream(self, text: str, rows: int, params: Mapping[str, Any]) -> Iterator[pa.RecordBatch]:
+        import pyarrow as pa
+
+        with self._session.reading() as (connection, watch), _translated(self._session):
+            with watch.running():
+                types = self._session.types(connection, text, params)
+                result = connection.execution_options(stream_results=True).exec_driver_sql(text, dict(params))
+            names = [str(column[0]) for column in result.cursor.description]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                hint = "name them apart with AS"
+                raise DataError(f"the query gives more than one column named {', '.join(twice)}", hint=hint, slug="duplicate-column")
+            schema = pa.schema([(name, _arrow_type(name, kinds)) for name, kinds in zip(names, types, strict=True)])
+            yield from files.rechunk(_chunks(result, schema, watch), rows, schema)
+
+
+def _chunks(result: Any, schema: pa.Schema, watch: _Stopwatch) -> Iterator[pa.RecordBatch]:
+    import pyarrow as pa
+
+    while True:
+        with watch.running():
+            fetched = result.fetchmany(FETCH)
+        if not fetched:
+            return
+        arrays = [_array(values, field) for values, field in zip(zip(*fetched, strict=True), schema, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+class _Stopwatch:
+    """The database's own time on one statement: it stands while the reader works on what it has."""
+
+    def __init__(self, limit: float, clock: Callable[[], float]) -> None:
+        self.limit, self._clock = limit, clock
+        self._spent = 0.0
+        self._since: float | None = None
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        self._since = self._clock()
+        try:
+            yield
+        finally:
+            self._spent += self._clock() - self._since
+            self._since = None
+
+    def late(self) -> bool:
+        running = 0.0 if self._since is None else self._clock() - self._since
+        return self._spent + running > self.limit
+
+
+class _Sqlite:
+    """A read-only SQLite session: `mode=ro`, `query_only`, an authorizer that knows reading only, a clock.
+
+    Each closes a hole of the others: without the authorizer ATTACH writes a new file, and `query_only` can be
+    switched off by a statement.
+    """
+
+    _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
+    _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer"})
+
+    def __init__(self, url: sa.URL, project: Path, timeout: float, clock: Callable[[], float]) -> None:
+        name = url.database
+        if not name or name == ":memory:" or name.startswith("file:"):
+            raise RecipeError("connection_uri names no SQLite file", hint="write it as sqlite:///data/x.db")
+        self.path = project / name
+        self.label = files.shown(name)
+        self._timeout, self._clock = timeout, clock
+
+    def quoted(self, name: str) -> str:
+        return '"' + name.replace('"', '""') + '"'
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[tuple[sa.Connection, _Stopwatch]]:
+        """A connection in one transaction, so that everything read is of one moment."""
+        if not self.path.is_file():
+            raise DataError("there is no such database", slug="no-such-file", where=self.label)
+        with self._engine("ro") as engine, _translated(self), engine.connect() as connection:
+            raw: Any = connection.connection.driver_connection
+            raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000_000)  # bytes of one value
+            raw.execute("PRAGMA query_only = ON")
+            raw.execute("PRAGMA trusted_schema = OFF")
+            raw.execute("BEGIN")
+            watch = _Stopwatch(self._timeout, self._clock)
+            raw.set_authorizer(self._authorize)
+            raw.set_progress_handler(watch.late, 10_000)
+            try:
+                yield connection, watch
+            finally:
+                raw.set_progress_handler(None, 0)
+                raw.set_authorizer(None)
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        with self._engine("rwc") as engine, _translated(self), engine.connect() as connection:
+            raw: Any = connection.connection.driver_connection
+            raw.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.commit()
+
+    def types(self, connection: sa.Connection, text: str, params: Mapping[str, Any]) -> list[set[str]]:
+        """Columns have no types in SQLite, values do: which ones each column holds, asked before the rows are read."""
+        width = len(connection.exec_driver_sql(f"SELECT * FROM (\n{text}\n) LIMIT 0", dict(params)).keys())  # noqa: S608 - proved
+        names = [f"c{index}" for index in range(width)]  # their own may be anything, and twice the same
+        asked = ", ".join(f"group_concat(DISTINCT typeof({name}))" for name in names)
+        counted = f"WITH q({', '.join(names)}) AS (\n{text}\n) SELECT {asked} FROM q"  # noqa: S608 - proved
+        return [set((kinds or "").split(",")) - {"", "null"} for kinds in connection.exec_driver_sql(counted, dict(params)).one()]
+
+    def explain(self, error: sqlite3.Error | BaseException) -> RecipelineError:
+        """What the driver says, without the values that it shows."""
+        code = str(getattr(error, "sqlite_errorname", "") or "")
+        text = str(error)
+        if code == "SQLITE_INTERRUPT":
+            return Exhausted(f"the query took longer than {self._timeout:g} s", slug="query-timeout", where=self.label)
+        if code.startswith(("SQLITE_AUTH", "SQLITE_READONLY")):
+            return Refused("the query does more than read", slug="sql-refused", where=self.label)
+        if code.startswith(("SQLITE_NOTADB", "SQLITE_CORRUPT")):
+            return DataError("is not a readable SQLite database", slug="damaged-file", where=self.label)
+        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return Unavailable("is locked by another program", slug="database-locked", where=self.label)
+        if code.startswith(("SQLITE_CANTOPEN", "SQLITE_PERM")):
+            return DataError("may not be opened", slug="forbidden-file", where=self.label)
+        if code.startswith(("SQLITE_FULL", "SQLITE_NOMEM")):
+            return Exhausted("out of disk or memory", slug="disk-full", where=self.label)
+        known = re.match(r"(no such (?:table|column|function)): ([\w.]+)$|ambiguous column name: ([\w.]+)$", text)
+        if known:
+            return DataError(f"the query: {known[0]}", slug="sql-name", where=self.label)
+        return DataError(f"the database refused the query ({code or type(error).__name__})", slug="sql-failed", where=self.label)
+
+    @contextlib.contextmanager
+    def _engine(self, mode: str) -> Iterator[sa.Engine]:
+        address = f"file:{quote(str(self.path.absolute()))}?mode={mode}"
+        engine = sa.create_engine(
+            "sqlite+pysqlite://",
+            # The isolation level None leaves transactions to us; batches may be read in another thread than they began in.
+            creator=lambda: sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False),
+            poolclass=NullPool,
+            hide_parameters=True,
+        )
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+    def _authorize(self, action: int, first: str | None, second: str | None, *_: object) -> int:
+        if action not in self._ALLOWED:
+            return sqlite3.SQLITE_DENY
+        if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in self._FORBIDDEN_FUNCTIONS:
+            return sqlite3.SQLITE_DENY
+        if action == sqlite3.SQLITE_READ and (first or "").lower().startswith("sqlite_"):
+            return sqlite3.SQLITE_DENY
+        return sqlite3.SQLITE_OK
+
+
+_SESSIONS: dict[str, Any] = {"sqlite": _Sqlite}
+"""How to open a read-only session, by SQLAlchemy's name of the database. Without one, a database is not opened."""
+
+
+@contextlib.contextmanager
+def _translated(session: Any) -> Iterator[None]:
+    """Errors of SQLAlchemy and the driver as ours; theirs show values."""
+    try:
+        yield
+    except sqlalchemy.exc.DBAPIError as error:
+        raise session.explain(error.orig) from None
+    except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError) as error:
+        raise session.explain(error) from None
+
+
+_KINDS = {"integer": "int64", "real": "double", "text": "string", "blob": "binary"}
+
+
+def _arrow_type(name: str, kinds: set[str]) -> pa.DataType:
+    """The type of a column that holds values of these SQLite kinds: numbers may mix, others may not."""
+    import pyarrow as pa
+
+    if kinds <= {"integer", "real"}:
+        return pa.int64() if kinds == {"integer"} else pa.float64()
+    if len(kinds) > 1:
+        what = f"holds {' and '.join(sorted(kinds))}"
+        raise DataError(what, hint="CAST it to one of them in the query", slug="mixed-types", where=f"column {name}")
+    return {"text": pa.string(), "blob": pa.binary()}[min(kinds)]
+
+
+def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        return pa.array(values, type=field.type)
+    except pa.ArrowInvalid:
+        if pa.types.is_floating(field.type):  # whole numbers beyond 2**53 among fractions
+            return pa.array([None if value is None else float(value) for value in values], type=field.type)
+        raise DataError(f"holds values that are not {field.type}", slug="mixed-types", where=f"column {field.name}") from None
+
+
+def _append(connection: sa.Connection, frame: Frame, destination: str, key: str) -> None:
+    """Rows and the record of their key, in the transaction of `connection`."""
+    import pandas as pd
+
+    metadata = sa.MetaData()
+    written = sa.Table(
+        "recipeline_written",
+        metadata,
+        sa.Column("key", sa.String(128), primary_key=True),
+        sa.Column("destination", sa.String(256), primary_key=True),
+        sa.Column("rows", sa.BigInteger, nullable=False),
+    )
+    written.create(connection, checkfirst=True)
+    if connection.execute(sa.select(written.c.rows).where(written.c.key == key, written.c.destination == destination)).first():
+        return
+    schema, _, name = destination.rpartition(".")
+    columns = [sa.Column(str(column), _sql_type(frame[column])) for column in frame.columns]
+    table = sa.Table(name, metadata, *columns, schema=schema or None)
+    if sa.inspect(connection).has_table(name, schema=schema or None):
+        there = {column["name"] for column in sa.inspect(connection).get_columns(name, schema=schema or None)}
+        if there != {column.name for column in columns}:
+            known = ", ".join(sorted(there))
+            raise DataError(f"the table has other columns: {known}", slug="schema", where=destination)
+    else:
+        table.create(connection)
+    plain = frame.astype(object).where(pd.notna(frame), None)
+    rows = [dict(zip(map(str, frame.columns), values, strict=True)) for values in plain.itertuples(index=False, name=None)]
+    if rows:
+        connection.execute(table.insert(), rows)
+    connection.execute(written.insert(), {"key": key, "destination": destination, "rows": len(rows)})
+
+
+def _sql_type(column: Any) -> Any:
+    kind = column.dtype.kind
+    return {"i": sa.BigInteger(), "u": sa.BigInteger(), "f": sa.Float(53), "b": sa.Boolean(), "M": sa.DateTime()}.get(kind, sa.Text())

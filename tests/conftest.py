@@ -1,0 +1,99 @@
+"""What the tests share: a project folder of their own, the data of the recipes, and the real commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PROJECT = Path(__file__).parents[1]
+
+# The tests of this suite share two cores with each other; a thread pool per process only makes them wait.
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["DO_NOT_TRACK"] = "true"
+
+
+@pytest.fixture(scope="session")
+def recipe_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data files of the shipped recipes."""
+    folder = tmp_path_factory.mktemp("data")
+    subprocess.run([sys.executable, PROJECT / "recipes" / "data" / "write.py", folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated MLflow store; a copy of it saves every test the second that migrating costs."""
+    from recipeline import settings, tracking
+
+    folder = tmp_path_factory.mktemp("store")
+    tracking.prepare(settings.load(project=folder, environ={}))
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def project(tmp_path: Path, recipe_data: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A project folder with the shipped recipes, their data and configuration; the current directory of the test."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    shutil.copytree(PROJECT / "config", folder / "config")
+    shutil.copytree(PROJECT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns("*.csv", "*.sqlite"))
+    for path in recipe_data.iterdir():
+        shutil.copy(path, folder / "recipes" / "data")
+    shutil.copy(empty_store, folder / "mlflow.db")
+    monkeypatch.chdir(folder)
+    for name in list(os.environ):
+        if name.startswith("RECIPELINE__") or name in {"APP_ENV", "BATCH_SIZE", "LOG_LEVEL"}:
+            monkeypatch.delenv(name)
+    yield folder
+
+
+class Answer:
+    """What a command printed, and its exit code."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out.splitlines()[-1])
+
+
+@pytest.fixture
+def command(project: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Run a command of the CLI in this process: `command("train", "--recipe-file", "x.yaml")`."""
+    from recipeline.cli import main
+
+    def run(*arguments: str | Path) -> Answer:
+        capfd.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Answer(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def process(project: Path) -> Callable[..., Answer]:
+    """Run a command of the CLI in a process of its own, as a user does."""
+
+    def run(*arguments: str | Path, python: str = sys.executable, env: dict[str, str] | None = None) -> Answer:
+        done = subprocess.run(
+            [python, "-m", "recipeline", *map(str, arguments)],
+            cwd=project, env={**os.environ, **(env or {})}, capture_output=True, text=True, check=False, timeout=240,
+        )  # fmt: skip
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    return run

@@ -1,0 +1,1 @@
+"""A small environment and its agent as a plugin of recipeline."""

@@ -1,0 +1,1 @@
+"""A small forecaster as a plugin of recipeline."""
