@@ -87,7 +87,7 @@ def wrong_values(text: str, rng: random.Random) -> Iterator[Mistake]:
         ("evaluation", "validation", "method"): ("17", "[a]", "null"),
     }
     for key, values in wrong.items():
-        if _has(read.data, key):
+        if _get(read.data, key) is not None and read.mark(key)[0] == read.mark(key, "value")[0]:  # a block would need more than one line
             yield Mistake(_with_value(text, read, key, rng.choice(values)), read.mark(key)[0], None, "wrong value")
     for key, value in document.walk(read.data):
         if isinstance(value, dict) and value.get("type") in ("int", "float") and {"low", "high"} <= set(value):
@@ -145,8 +145,9 @@ def argument_names(text: str, rng: random.Random) -> Iterator[Mistake]:
     read = document.parse(text)
     for key, container in _keys(read.data):
         holder = _get(read.data, key[:-2]) if len(key) > 2 else {}
-        part = isinstance(holder, dict) and ("class_path" in holder or (len(key) <= 5 and key[-3] in PARTS))
-        if part and key[-2] in ARGUMENTS and isinstance(key[-1], str) and len(key[-1]) > 2:
+        if len(key) < 3 or key[-2] not in ARGUMENTS or not isinstance(holder, dict):
+            continue
+        if ("class_path" in holder or (len(key) <= 5 and key[-3] in PARTS)) and isinstance(key[-1], str) and len(key[-1]) > 2:
             yield _key_typo(text, read, key, rng, "argument", avoid=container)
 
 
@@ -231,7 +232,7 @@ def _is_grammar(key: Key, container: dict[str, Any]) -> bool:
         return key[2:] in ((), ("task_type",))
     if key[:2] == ("evaluation", "validation"):
         return key[2:] in ((), ("method",))
-    if "literal" in key or not isinstance(key[-1], str):
+    if "literal" in key or (key[:3] == ("model", "augmenter", "features") and len(key) > 3) or not isinstance(key[-1], str):
         return False
     inside = any(step in ARGUMENTS for step in key[:-1])
     if not inside:
@@ -320,7 +321,3 @@ def _get(data: Any, key: Key) -> Any:
         else:
             return None
     return data
-
-
-def _has(data: Any, key: Key) -> bool:
-    return _get(data, key) is not None

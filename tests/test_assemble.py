@@ -216,6 +216,30 @@ def test_metrics_are_known_and_fit_the_task(configured, rest, slug, suggestion):
     assert (problem.slug, problem.suggestion) == (slug, suggestion)
 
 
+def test_a_registered_metric_reaches_an_evaluator_that_takes_it(site, configured):
+    """By the argument `registered_metrics`; an evaluator without it cannot report the metric, and that is a mistake."""
+    text = """
+    from recipeline.contracts import Evaluation, Metric
+    def cost(actual, predicted, *, weight=None): return 1.0
+    COST = Metric("cost", "minimize", "prediction", cost)
+    class Open:
+        '''Reports what it is given.'''
+        def __init__(self, registered_metrics=()): self.measures = (Metric("own", "maximize", "prediction", cost), *registered_metrics)
+        def judge(self, pipeline, part): return Evaluation({})
+    class Closed(Open):
+        '''Reports one thing.'''
+        def __init__(self): super().__init__()
+    """
+    install(site, "acme", {"acme": text}, {"metric": {"cost": "acme:COST"}, "evaluator": {"open": "acme:Open", "closed": "acme:Closed"}})
+    registry.refresh()
+    settings = configured()
+    taken = written(rest="evaluation: {metrics: [cost, own], evaluator: {name: open}}")
+    assert [metric.name for metric in assemble(recipes.load(taken), settings).metrics] == ["cost", "own"]
+    problem = only(taken.replace("name: open", "name: closed"), settings)
+    assert (problem.slug, problem.key) == ("wrong-metric", ("evaluation", "metrics", 0))
+    assert only(written(rest="evaluation: {metrics: [accuracy], evaluator: {name: open}}"), settings).slug == "wrong-metric"
+
+
 def test_the_direction_must_be_the_metric_s(configured):
     """Minimising accuracy was never meant."""
     ranges = "{n_estimators: {type: int, low: 5, high: 10}}"
@@ -405,6 +429,23 @@ def test_ranges_take_values_then_defaults_then_the_constructor_s(configured):
     assert (again[1].n_estimators, again[1].max_depth) == (7, 3)
     assert again[0] is not preprocessor
     assert again[1] is not model
+
+
+def test_the_values_of_trial_0_have_names(configured):
+    """Given defaults, the constructor's own, the first of parts that must be chosen with its own; those of other choices are not there."""
+    svc = "{class_path: sklearn.svm.SVC, params: {C: {type: float, low: 0.1, high: 10}}}"
+    tree = "{class_path: sklearn.tree.DecisionTreeClassifier, params: {max_depth: {type: int, low: 2, high: 5}}}"
+    forest = f"{{class_path: {FOREST}, params: {{n_estimators: {{type: int, low: 5, high: 9, default: 6}}}}}}"
+    text = written(
+        f"{{final_estimator: {{type: categorical, choices: [{svc}, {tree}]}}, estimators: [{{name: rf, estimator: {forest}}}],"
+        " passthrough: {type: categorical, choices: [true, false]}}",
+        TUNED,
+        class_path="sklearn.ensemble.StackingClassifier",
+    )
+    components = assemble(recipes.load(text), configured())
+    assert components.defaults() == {"final_estimator": "SVC", "final_estimator.SVC.C": 1.0, "rf.n_estimators": 6, "passthrough": False}
+    by_name, by_default = components.pipeline(components.defaults())[1], components.pipeline()[1]
+    assert repr(by_name) == repr(by_default)
 
 
 def test_tuning_needs_both_switches(configured, caplog):

@@ -248,7 +248,7 @@ def test_return_drop_is_invariant_under_scaling_and_shifting_rewards(a, c, seed)
 
 
 def test_return_drop_says_below_half_for_returns_that_rise_from_zero():
-    """The seed's rule where that has a meaning."""
+    """The plain rule of a fall below half, where that has a meaning."""
     for level, expected in ((0.45, True), (0.55, False)):
         curve = np.concatenate([np.linspace(0, 100, 50), np.full(100, 100.0), np.full(20, 100 * level)])
         assert bool(alarms(ReturnDrop(), curve)) is expected
@@ -416,6 +416,20 @@ def test_a_checkpoint_taken_inside_the_bad_window_is_never_restored():
     assert all(step <= restored or step > first[0] for step, _ in ops.episodes.entries)
 
 
+def test_even_a_checkpoint_called_good_is_bad_when_it_was_taken_after_the_onset():
+    """The loop saved one by hand in the middle of the stretch that the rule then condemns."""
+    ops, _ = harness(rules=[KLBlowup(patience=3)])
+    loop = Loop(ops)
+    loop.start()
+    for step, kl in ((10, 0.01), (20, 9.0), (30, 9.0), (40, 9.0)):
+        if step == 30:
+            ops.rotation.save(step, {"state": loop.get_state(), "operations": ops.state()}, status="good")
+        outcome = ops.update(step, {"approx_kl": kl}, loop.get_state, loop.set_state, loop.set_hparam)
+    assert outcome.anomalies[0].onset == 20
+    assert outcome.restored_step == 0
+    assert ops.rotation.writer.infos()["checkpoint_000000030"]["status"] == "bad"
+
+
 def test_rollbacks_go_deeper_and_end():
     """A second one within 60 updates goes one checkpoint further back; the fourth within 100 stops with a typed error."""
     ops, _ = harness(rotation=Rotation(every=50, keep=5))
@@ -463,7 +477,7 @@ def test_the_value_in_force_is_schedule_times_factors_within_bounds():
     assert ops.value("learning_rate", 0) == 0.3
 
 
-@pytest.mark.parametrize("killed", [37, 61, 75, 96])
+@pytest.mark.parametrize("killed", [37, 59, 61, 75, 96])
 def test_a_killed_run_resumes_bit_for_bit(killed):
     """train(140) equals train(k), kill, resume, with a rollback on the way: weights, rates, outcomes and checkpoints."""
     spoil = {60: math.nan, 95: math.nan}

@@ -257,6 +257,17 @@ def test_a_failure_rate_needs_enough_requests_within_the_window():
     assert b.state == "open"  # 3 of 6
 
 
+def test_the_window_moves_in_sixtieths():
+    """A failure counts for 59 of its sixtieths and is gone with the sixtieth."""
+    for later, state in ((59.0, "open"), (60.0, "closed")):
+        clock = Clock()
+        b = Breaker(failures=None, rate=1.0, requests=2, window=60.0, clock=clock)
+        b.failure()
+        clock.now += later
+        b.failure()
+        assert b.state == state
+
+
 def test_a_breaker_that_could_never_open_is_refused():
     """So are numbers without meaning."""
     for wrong in ({"failures": None}, {"rate": 1.5}, {"failures": 0}, {"probes": 0}, {"cooldown": 0}, {"growth": 0.5}, {"jitter": 1.0}):
@@ -553,6 +564,16 @@ class CacheMachine(RuleBasedStateMachine):
 
 TestCacheAgainstReference = CacheMachine.TestCase
 TestCacheAgainstReference.settings = settings(max_examples=100, stateful_step_count=30, deadline=None, derandomize=True)
+
+
+def test_the_least_recently_used_goes_first():
+    """Reading keeps an entry in."""
+    cache = StaleCache(2)
+    cache.put("a", 1)
+    cache.put("b", 2)
+    cache.get("a")
+    cache.put("c", 3)
+    assert [key for key in "abc" if cache.get(key)] == ["a", "c"]
 
 
 def test_what_is_cached_cannot_be_changed_by_a_reader():

@@ -174,7 +174,8 @@ def test_only_the_ranges_of_the_chosen_branch_are_drawn(tmp_path):
 
     def evaluate(values, report):
         recipe.resolved(values)  # every proposal is a recipe
-        return 1.0 / values[next(iter(logistic))] if logistic & set(values) else values.get(next(iter(forest)), 1.0) if False else 0.1
+        (c,) = logistic
+        return 1.0 / values[c] if c in values else 0.1
 
     tuned = search(tmp_path, evaluate, recipe.ranges(), n_trials=40)
     assert tuned.history[0]["params"][chooser] == "RandomForestClassifier"
@@ -266,7 +267,9 @@ def test_nothing_is_pruned_where_pruning_is_off(tmp_path, pruning):
 @pytest.mark.parametrize("algorithm", ["MedianPruner", "SuccessiveHalvingPruner"])
 def test_start_up_trials_and_warm_up_are_kept(tmp_path, algorithm):
     """No trial stops before five have ended, nor before its third report."""
-    tuned = search(tmp_path, fitted_in_steps([]), (X,), n_trials=40, pruning=Pruning(algorithm=algorithm, n_startup_trials=5, n_warmup_steps=2))
+    tuned = search(
+        tmp_path, fitted_in_steps([]), (X,), n_trials=40, pruning=Pruning(algorithm=algorithm, n_startup_trials=5, n_warmup_steps=2)
+    )
     first = next(trial["number"] for trial in tuned.history if trial["state"] == "pruned")
     assert sum(trial["state"] == "complete" for trial in tuned.history[:first]) >= 5
     reports = {trial.number: len(trial.intermediate_values) for trial in study(tmp_path).trials}
@@ -403,7 +406,9 @@ KILLED = """
 
 
 def killed(folder, after, *storage):
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), folder, str(after), *storage], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), folder, str(after), *storage], capture_output=True, text=True, check=False
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
@@ -433,7 +438,9 @@ def test_kill_9_with_a_database_as_storage(tmp_path):
     """SQLite: the trial is failed when its worker comes back, and the total is exact."""
     storage = f"sqlite:///{tmp_path / 'studies.db'}"
     killed(tmp_path / "a/b/hpo", 3, storage)
-    tuned = search(tmp_path / "a/b/hpo", lambda v, r: v.get("x", 0.5), (X, Range("int", ("n",), "n", 1, 9)), n_trials=10, seed=3, storage=storage)
+    tuned = search(
+        tmp_path / "a/b/hpo", lambda v, r: v.get("x", 0.5), (X, Range("int", ("n",), "n", 1, 9)), n_trials=10, seed=3, storage=storage
+    )
     assert tuned.total_trials == 10
     assert [trial["number"] for trial in tuned.history if trial["state"] == "failed"] == [3]
 

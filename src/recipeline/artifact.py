@@ -30,6 +30,8 @@ from recipeline.pipeline import Pipeline, words
 from recipeline.schema import InputSchema
 from recipeline.stores import files
 
+log = logging.getLogger("recipeline")
+
 MANIFEST = "manifest.json"
 FORMAT = 1
 EXEMPT = frozenset({MANIFEST, "registered_model_meta"})
@@ -38,31 +40,39 @@ EXEMPT = frozenset({MANIFEST, "registered_model_meta"})
 PLAIN = frozenset({"sklearn", "numpy", "scipy", "xgboost", "lightgbm", "catboost", "builtins", "recipeline", "pandas"})
 """Packages whose estimators skops can keep; a part that holds an object of another one and cannot keep itself is pickled."""
 
-TRUSTED = (
-    # What skops meets in honest scikit-learn estimators and does not trust by itself. A fixed table: never what a file asks for.
-    "numpy.dtype",
-    "sklearn.tree._tree.Tree",
-    "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
-    "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.ensemble._gb_losses.LeastSquaresError",
-    "sklearn._loss._loss.CyHalfSquaredError",
-    "sklearn._loss._loss.CyHalfBinomialLoss",
-    "sklearn._loss._loss.CyHalfMultinomialLoss",
-    "sklearn._loss.link.Interval",
-    "sklearn._loss.link.IdentityLink",
-    "sklearn._loss.link.LogitLink",
-    "sklearn._loss.link.MultinomialLogit",
-    "sklearn._loss.loss.HalfSquaredError",
-    "sklearn._loss.loss.HalfBinomialLoss",
-    "sklearn._loss.loss.HalfMultinomialLoss",
-    "sklearn.neighbors._kd_tree.KDTree",
-    "sklearn.neighbors._ball_tree.BallTree",
-    "sklearn.metrics._dist_metrics.EuclideanDistance64",
-    "xgboost.core.Booster",
-    "lightgbm.basic.Booster",
-    "recipeline.components.preprocessing.DefaultPreprocessor",
+TRUSTED = tuple(
+    """
+    numpy.dtype numpy.mean
+    scipy._lib.array_api_compat.numpy._aliases.asarray scipy.interpolate._bsplines.BSpline
+    sklearn._loss._loss.CyHalfBinomialLoss sklearn._loss._loss.CyHalfGammaLoss sklearn._loss._loss.CyHalfMultinomialLoss
+    sklearn._loss._loss.CyHalfPoissonLoss sklearn._loss._loss.CyHalfSquaredError sklearn._loss._loss.CyHalfTweedieLossIdentity
+    sklearn._loss.link.IdentityLink sklearn._loss.link.Interval sklearn._loss.link.LogLink sklearn._loss.link.LogitLink
+    sklearn._loss.link.MultinomialLogit sklearn._loss.loss.HalfBinomialLoss sklearn._loss.loss.HalfGammaLoss
+    sklearn._loss.loss.HalfMultinomialLoss sklearn._loss.loss.HalfPoissonLoss sklearn._loss.loss.HalfSquaredError
+    sklearn._loss.loss.HalfTweedieLoss sklearn._loss.loss.HalfTweedieLossIdentity
+    sklearn.calibration._CalibratedClassifier sklearn.calibration._SigmoidCalibration
+    sklearn.cluster._bisect_k_means._BisectingTree sklearn.cluster._kmeans._kmeans_single_elkan sklearn.cluster._kmeans._kmeans_single_lloyd
+    sklearn.ensemble._hist_gradient_boosting.binning._BinMapper sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor
+    sklearn.feature_selection._univariate_selection.chi2 sklearn.feature_selection._univariate_selection.f_classif
+    sklearn.feature_selection._univariate_selection.f_regression
+    sklearn.gaussian_process._gpc._BinaryGaussianProcessClassifierLaplace
+    sklearn.gaussian_process.kernels.ConstantKernel sklearn.gaussian_process.kernels.DotProduct sklearn.gaussian_process.kernels.Matern
+    sklearn.gaussian_process.kernels.Product sklearn.gaussian_process.kernels.RBF sklearn.gaussian_process.kernels.RationalQuadratic
+    sklearn.gaussian_process.kernels.Sum sklearn.gaussian_process.kernels.WhiteKernel
+    sklearn.metrics._classification.balanced_accuracy_score sklearn.metrics._dist_metrics.EuclideanDistance64
+    sklearn.metrics._dist_metrics.ManhattanDistance64 sklearn.metrics._dist_metrics.MinkowskiDistance64
+    sklearn.metrics._scorer._CurveScorer sklearn.metrics._scorer._Scorer
+    sklearn.multiclass._ConstantPredictor sklearn.neighbors._ball_tree.BallTree sklearn.neighbors._kd_tree.KDTree
+    sklearn.neural_network._stochastic_optimizers.AdamOptimizer sklearn.neural_network._stochastic_optimizers.SGDOptimizer
+    sklearn.tree._tree.Tree sklearn.utils._bunch.Bunch
+    sklearn.utils._metadata_requests.MetadataRequest sklearn.utils._metadata_requests.MethodMetadataRequest
+    xgboost.core.Booster lightgbm.basic.Booster
+    recipeline.components.preprocessing.DefaultPreprocessor
+    """.split()  # noqa: SIM905  # a table is read more easily than sixty quoted lines
 )
+"""What skops meets in honest estimators and does not trust by itself. A fixed table: never what a file asks for."""
 
+FILES = {"skops": "part.skops", "cloudpickle": "part.pkl"}
 VERSIONED = ("recipeline", "numpy", "pandas", "scikit-learn", "skops", "optuna", "mlflow", "pyarrow")
 
 
@@ -80,18 +90,27 @@ def keep(part: Any, folder: Path, role: str, binding: str) -> None:
     if isinstance(part, Kept):
         part.save(folder)
         about["format"] = "own"
-    elif foreign := _foreign(part):
-        import cloudpickle
-
-        logging.getLogger("recipeline").info("%s is kept by pickle: %s offers no save and load of its own", role, foreign)
-        files.write_bytes(folder / "part.pkl", cloudpickle.dumps(part))
-        about["format"] = "cloudpickle"
     else:
-        import skops.io
-
-        files.write_bytes(folder / "part.skops", skops.io.dumps(part))
-        about["format"] = "skops"
+        data, about["format"] = _dumped(part, role)
+        files.write_bytes(folder / FILES[about["format"]], data)
     files.write_json(folder / "part.json", about)
+
+
+def _dumped(part: Any, role: str) -> tuple[bytes, str]:
+    """The bytes of a part, and whether skops or cloudpickle wrote them."""
+    import skops.io
+    from skops.io.exceptions import UnsupportedTypeException
+
+    unknown = _foreign(part)
+    if not unknown:
+        try:
+            return skops.io.dumps(part), "skops"
+        except UnsupportedTypeException:
+            unknown = f"{type(part).__module__}.{type(part).__qualname__}"
+    import cloudpickle
+
+    log.info("%s is kept by pickle: %s has no save and load of its own, and skops does not know it", role, unknown)
+    return cloudpickle.dumps(part), "cloudpickle"
 
 
 def take_up(folder: Path, role: str, binding: str, find: Callable[[str], type]) -> Any:
@@ -109,12 +128,12 @@ def take_up(folder: Path, role: str, binding: str, find: Callable[[str], type]) 
         import pickle
 
         find(about["class"])
-        return pickle.loads((folder / "part.pkl").read_bytes())  # noqa: S301  # under our own manifest, verified before
+        return pickle.loads((folder / FILES["cloudpickle"]).read_bytes())  # noqa: S301  # under our own manifest, verified before
     import skops.io
     from skops.io.exceptions import UntrustedTypesFoundException
 
     try:
-        return skops.io.loads((folder / "part.skops").read_bytes(), trusted=list(TRUSTED))
+        return skops.io.loads((folder / FILES["skops"]).read_bytes(), trusted=list(TRUSTED))
     except UntrustedTypesFoundException as error:
         raise TrainingFailed(f"parts/{role} cannot be kept safely: {words(error)}", slug="untrusted-type") from error
 
@@ -223,7 +242,7 @@ def _compare_versions(then: Mapping[str, str]) -> None:
     now = versions()
     for name in ("scikit-learn", "numpy", "python"):
         if name in then and name in now and then[name].split(".")[:2] != now[name].split(".")[:2]:
-            logging.getLogger("recipeline").warning("the artifact was written with %s %s, this is %s", name, then[name], now[name])
+            log.warning("the artifact was written with %s %s, this is %s", name, then[name], now[name])
 
 
 def _walk(folder: Path) -> Iterator[str]:
@@ -249,7 +268,7 @@ def read(folder: Path, *, task: Any, augmenter: Any, find: Callable[[str], type]
         }
     except RecipelineError:
         raise
-    except Exception as error:  # noqa: BLE001  # a reader may raise anything on bytes that hash right but belong to another version
+    except Exception as error:  # a reader may raise anything on bytes that hash right but belong to another version
         raise Damaged(f"cannot be read here: {words(error)}", hint="see `versions` in its manifest.json", where=folder.name) from error
     facts = {key: manifest.about[key] for key in ("run_id", "name", "seed") if key in manifest.about}
     for name in ("metrics", "hpo"):

@@ -5,9 +5,10 @@ read. `assemble` builds: nothing of what it returns has read anything yet.
 
 What the engine supplies itself, to any part whose constructor asks for it, and no recipe may write:
 
-    places          `stores.places.Places`: where the data of this recipe are
-    context_params  the values of `--context-params`
-    interface       `model.data_interface` as the recipe writes it
+    places              `stores.places.Places`: where the data of this recipe are
+    context_params      the values of `--context-params`
+    interface           `model.data_interface` as the recipe writes it
+    registered_metrics  the metrics of the group `recipeline.metric` that the recipe names, for evaluators that can report any
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("recipeline")
 
-ENGINE = ("places", "context_params", "interface")
+ENGINE = ("places", "context_params", "interface", "registered_metrics")
 SEEDED = ("model", "preprocessor", "splitter", "part")
 INTERFACE: Key = ("model", "data_interface")
 METRICS: Key = ("evaluation", "metrics")
@@ -124,6 +125,19 @@ class Components:
             None if preprocessor is None else self._work.build(preprocessor, self.params, values),
             self._work.build(model, self.params, values),
         )
+
+    @property
+    def places(self) -> Places:
+        """Where addresses of this recipe are looked up."""
+        return self._work.places
+
+    def defaults(self) -> dict[str, Any]:
+        """What `pipeline({})` takes for each range, by its name: trial 0. A chosen part is told by its label."""
+        found: dict[str, Any] = {}
+        for spec in (self._work.draft.model, self._work.preprocessor):
+            if spec is not None:
+                found |= self._work.defaults(spec)
+        return found
 
     def find(self, path: str) -> type:
         """The class that a saved artifact names by its dotted path, or its refusal."""
@@ -273,8 +287,19 @@ class _Assembly:
             return None
         if spec.reference == self.task.evaluator:  # it reports for several tasks; this one knows which of them make sense, and their order
             names = {metric.name for metric in reported}
-            return tuple(metric for metric in self.task.metrics if metric.name in names)
+            brought = [metric for metric in self.registered_metrics() if metric.name in names]
+            return (*(metric for metric in self.task.metrics if metric.name in names), *brought)
         return reported
+
+    def registered_metrics(self) -> tuple[Metric, ...]:
+        """Metrics of plugins that this recipe names and the task does not have itself."""
+        tuning = self.draft.tuning
+        places: dict[str, Key] = {name: (*METRICS, index) for index, name in enumerate(self.draft.metrics or ())}
+        if tuning is not None and tuning.metric:
+            places.setdefault(tuning.metric, ("hyperparameter_tuning", "metric"))
+        own = {word for metric in self.task.metrics for word in (metric.name, *metric.aliases)}
+        found = [self.find("metric", name, key) for name, key in places.items() if name not in own and registry.entries("metric", name)]
+        return tuple(metric for metric in found if metric is not None)
 
     def metric(self, name: str, measures: Sequence[Metric], key: Key) -> Metric | None:
         for metric in measures:
@@ -282,7 +307,11 @@ class _Assembly:
                 return metric
         names = [metric.name for metric in measures]
         others = [other for other, known in self.other_tasks() if name in known]
-        if others:
+        own = {word for metric in self.task.metrics for word in (metric.name, *metric.aliases)}
+        if name in own or registry.entries("metric", name):
+            what = f"{self.evaluator.reference} reports the metrics that it announces, and {name} is none of them"
+            self.report("wrong-metric", key, what, f"use one of {', '.join(names)}", "value")
+        elif others:
             what = f"{name} is a metric of {' and '.join(others)}, not of {self.draft.task_type}"
             self.report("wrong-metric", key, what, f"use one of {', '.join(names)}", "value")
         else:
@@ -307,10 +336,13 @@ class _Assembly:
             spec = self.evaluator
             self.report("no-metric", spec.reference_key, f"{spec.reference} reports nothing", "its `measures` must name a metric", "value")
             return
+        asked: list[Metric] = []
         for index, name in enumerate(self.draft.metrics or ()):
             found = self.metric(name, measures, (*METRICS, index))
-            if found and any(self.metric_called(other, measures) is found for other in (self.draft.metrics or ())[:index]):
+            if found and found in asked:
                 self.report("duplicate-value", (*METRICS, index), f"{name} is {found.name}, asked for before", "keep one of them", "value")
+            elif found:
+                asked.append(found)
         tuning = self.draft.tuning
         if tuning is None:
             return
@@ -408,7 +440,7 @@ class _Assembly:
                 what = f"{value.reference} is nothing that {made.__name__} takes for {name}"
                 self.report("wrong-kind", value.reference_key, what, f"it must be {wrong.wanted}", "value")
             return
-        if any(True for _ in _direct([value])) or _has_range(value):
+        if any(True for _ in (*_direct([value]), *_ranges_here(value))):
             return  # what stands inside is checked on its own
         wrong = signatures.complaint(made, name, value)
         if wrong:
@@ -504,6 +536,8 @@ class _Assembly:
             arguments["context_params"] = dict(params)
         if "interface" in takes.names:
             arguments["interface"] = dict(self.draft.interface or {})
+        if "registered_metrics" in takes.names:
+            arguments["registered_metrics"] = self.registered_metrics()
         if spec.role in SEEDED and _unseeded(made, takes, arguments):
             arguments["random_state"] = self.draft.seed
         try:
@@ -530,6 +564,22 @@ class _Assembly:
             return [self.value(inner, params, values) for inner in raw]
         return raw
 
+    def defaults(self, spec: PartSpec) -> dict[str, Any]:
+        takes = signatures.signature(self.find(spec.role, spec.reference, spec.reference_key))
+        found: dict[str, Any] = {}
+        for name, raw in spec.arguments.items():
+            for inner in _ranges_here(raw):
+                value = inner.pick(NOTHING)
+                if value is MISSING:
+                    value = takes.defaults.get(takes.meaning(name), inner.low)
+                index = inner.index_of(value) if inner.type == "categorical" else None
+                found[inner.name] = value if index is None else inner.labels[index]
+                if isinstance(value, PartSpec):
+                    found |= self.defaults(value)
+            for part in _fixed(raw):
+                found |= self.defaults(part)
+        return found
+
     @property
     def places(self) -> Places:
         from recipeline.stores.places import Places
@@ -537,7 +587,9 @@ class _Assembly:
         settings = self.settings
         folder = self.draft.path.parent if self.draft.path is not None else settings.project
         adapters = {name: self.adapter(name) for name in settings.data_adapters.adapters}
-        return Places(project=settings.project, folder=Path(folder), sources=_Late(settings.sources, settings.source), adapters=adapters)
+        return Places(
+            project=settings.project, folder=Path(folder).absolute(), sources=_Late(settings.sources, settings.source), adapters=adapters
+        )
 
     def adapter(self, name: str) -> Any:
         """A configured adapter, as `Places` takes it: neither built nor its `${NAMES}` looked up before a source needs it."""
@@ -621,10 +673,23 @@ def _direct(values: Iterable[Any]) -> Iterator[PartSpec]:
             yield from _direct(value)
 
 
-def _has_range(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_has_range, value.values()))
-    return any(map(_has_range, value)) if isinstance(value, list) else isinstance(value, Range)
+def _fixed(value: Any) -> Iterator[PartSpec]:
+    """As `_direct`, without the choices of ranges."""
+    chosen = {choice.key for found in _ranges_here(value) for choice in _direct(found.choices)}
+    return (part for part in _direct([value]) if part.key not in chosen)
+
+
+def _ranges_here(value: Any) -> Iterator[Range]:
+    """The ranges inside a value, but not those inside its parts or choices."""
+    if isinstance(value, Range):
+        yield value
+    elif isinstance(value, Named):
+        yield from _ranges_here([value.value, value.columns])
+    elif isinstance(value, Mapping):
+        yield from _ranges_here(list(value.values()))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _ranges_here(inner)
 
 
 def _plain(value: Any, default: Any = None) -> Any:

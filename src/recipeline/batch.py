@@ -96,18 +96,18 @@ def run_batch(
     heard.emit("batch_started", run_id=run_id, output=output, already_done=done is not None)
     if done is not None and score is None:
         return BatchResult(done, output, already_done=True)
-    stream = _Stream(pipeline, loader, rows, told, source.count() if source is not None else None, score)
+    hashed = _RowsHash() if fingerprint is None else None
+    total = source.count() if source is not None else None
+    stream = _Stream(pipeline, loader, rows, progress=told, total=total, score=score, hashed=hashed)
     if done is not None:  # the rows are written, only their scores are missing
         for _ in stream:
             pass
         return BatchResult(done, output, already_done=True, metrics=score.metrics() if score else None)
-    hashed = _RowsHash() if fingerprint is None else None
     with place.writing(overwrite=overwrite) as attempt:
-        for given, answer in stream:
-            if hashed is not None:
-                hashed.update(given)
-            attempt.write(answer, stream.types(given.schema, answer))
-        attempt.finish(identity if hashed is None else _Identity(run_id, params or {}, hashed.hexdigest()))
+        for answer in stream:
+            attempt.write(answer, stream.types(answer))
+            del answer  # the next batch needs its room
+        attempt.finish(identity if hashed is None else replace(identity, input=hashed.hexdigest()))
     heard.emit("batch_finished", run_id=run_id, output=output, rows=attempt.rows, already_done=attempt.already)
     return BatchResult(attempt.rows, output, attempt.already, None if score is None else score.metrics())
 
@@ -136,41 +136,60 @@ class _Identity:
 
 
 class _Stream:
-    """(rows as they were read, their answers), batch after batch."""
+    """The answers to the rows of a loader, batch after batch, in order."""
 
-    def __init__(self, pipeline: Any, loader: Any, rows: int, progress: Progress, total: int | None, score: _Score | None) -> None:
-        self._pipeline, self._loader, self._rows, self._score = pipeline, loader, rows, score
-        self._progress, self._total = progress, total
-        self._schema: pa.Schema | None = None
+    def __init__(
+        self,
+        pipeline: Any,
+        loader: Any,
+        rows: int,
+        *,
+        progress: Progress,
+        total: int | None,
+        score: _Score | None,
+        hashed: _RowsHash | None,
+    ) -> None:
+        self._pipeline, self._loader, self._rows = pipeline, loader, rows
+        self._progress, self._total, self._score, self._hashed = progress, total, score, hashed
+        self._given: pa.Schema | None = None
+        self._types: pa.Schema | None = None
 
-    def __iter__(self) -> Iterator[tuple[pa.Table, pd.DataFrame]]:
+    def __iter__(self) -> Iterator[pd.DataFrame]:
+        import pyarrow as pa
+
         by_row = self._pipeline.task.streams == "rows"
         begin = 0
-        for given, frame in self._batches() if by_row else self._whole():
-            where = f"rows {begin} to {begin + len(frame) - 1}"
-            answer = self._answer(frame, where)
-            if by_row and len(answer) != len(frame):
-                raise DataError(f"{len(frame)} rows went in and {len(answer)} came out", slug="row-count", where=where)
-            yield given, answer
-            begin += len(frame)
+        # The names are let go as soon as they have served: a batch is the unit of memory here.
+        for frame in self._batches() if by_row else self._whole():
+            end = begin + len(frame)
+            answer = self._answer(frame, f"rows {begin} to {end - 1}")
+            del frame
+            if by_row and len(answer) != end - begin:
+                what = f"{end - begin} rows went in and {len(answer)} came out"
+                raise DataError(what, slug="row-count", where=f"rows {begin} to {end - 1}")
+            yield answer
+            del answer
+            begin = end
+            pa.default_memory_pool().release_unused()  # or the pool keeps what several batches needed
             self._progress.advance(begin, self._total, "rows")
 
-    def types(self, given: pa.Schema, answer: pd.DataFrame) -> pa.Schema:
+    def types(self, answer: pd.DataFrame) -> pa.Schema:
         """The types of the output, from its first rows: a key has the type it came with, whatever nulls it has here."""
         import pyarrow as pa
 
-        if self._schema is None:
+        if self._types is None:
+            assert self._given is not None
             fields = []
             for field in pa.Schema.from_pandas(answer, preserve_index=False):
-                known = given.field(field.name).type if field.name in given.names else None
+                known = self._given.field(field.name).type if field.name in self._given.names else None
                 if known is None or pa.types.is_decimal(known) or not _fits(answer[field.name], known):
                     known = field.type
                 fields.append(pa.field(field.name, pa.float64() if pa.types.is_null(known) else known))
-            self._schema = pa.schema(fields)
-        return self._schema
+            self._types = pa.schema(fields)
+        return self._types
 
-    def _batches(self) -> Iterator[tuple[pa.Table, pd.DataFrame]]:
-        """Batches of exactly the rows asked for, whatever a foreign loader gives."""
+    def _batches(self) -> Iterator[pd.DataFrame]:
+        """Frames of exactly the rows asked for, whatever a foreign loader gives."""
         import pyarrow as pa
 
         if hasattr(self._loader, "batches"):
@@ -178,19 +197,31 @@ class _Stream:
             first = next(pieces, None)
             if first is None:
                 raise DataError("the loader gave nothing, not even columns", slug="no-rows")
-            schema, pieces = first.schema, itertools.chain([first], pieces)
+            self._given = first.schema
+            pieces = itertools.chain([first], pieces)
             del first
         else:
             table = pa.Table.from_pandas(self._loader.load(), preserve_index=False)
-            schema, pieces = table.schema, iter(table.to_batches())
-        for batch in files.rechunk(pieces, self._rows, schema):
-            yield pa.Table.from_batches([batch]), files.to_frame(batch)
+            self._given = table.schema
+            pieces = iter(table.to_batches())
+        for batch in files.rechunk(pieces, self._rows, self._given):
+            if self._hashed is not None:
+                self._hashed.update(batch)
+            frame = files.to_frame(batch)
+            del batch
+            yield frame
+            del frame
 
-    def _whole(self) -> Iterator[tuple[pa.Table, pd.DataFrame]]:
+    def _whole(self) -> Iterator[pd.DataFrame]:
         import pyarrow as pa
 
         frame = self._loader.load()
-        yield pa.Table.from_pandas(frame, preserve_index=False), frame
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        self._given = table.schema
+        if self._hashed is not None:
+            for batch in table.to_batches():
+                self._hashed.update(batch)
+        yield frame
 
     def _answer(self, frame: pd.DataFrame, where: str) -> pd.DataFrame:
         if len(frame) == 0:
@@ -239,15 +270,14 @@ class _RowsHash:
         self._columns: list[tuple[Any, Any, Any]] = []
         self._rows = 0
 
-    def update(self, table: pa.Table) -> None:
+    def update(self, batch: pa.RecordBatch) -> None:
         if not self._columns:
-            self._names = [f"{field.name}\0{field.type}" for field in table.schema]
+            self._names = [f"{field.name}\0{field.type}" for field in batch.schema]
             self._columns = [(hashlib.sha256(), hashlib.sha256(), hashlib.sha256()) for _ in self._names]
-        self._rows += table.num_rows
-        for hashes, column in zip(self._columns, table.columns, strict=True):
-            for chunk in column.chunks:
-                for digest, content in zip(hashes, _content(chunk), strict=True):
-                    digest.update(content)
+        self._rows += batch.num_rows
+        for hashes, column in zip(self._columns, batch.columns, strict=True):
+            for digest, content in zip(hashes, _content(column), strict=True):
+                digest.update(content)
 
     def hexdigest(self) -> str:
         words = [self._names, self._rows, [[part.hexdigest() for part in column] for column in self._columns]]
@@ -411,7 +441,8 @@ class _Place:
         return int(record["rows"])
 
     def conflict(self, what: str) -> Conflict:
-        return Conflict(what, hint="choose another --output, or replace it with --overwrite", slug="other-output", where=files.shown(self.path))
+        hint = "choose another --output, or replace it with --overwrite"
+        return Conflict(what, hint=hint, slug="other-output", where=files.shown(self.path))
 
     def writing(self, *, overwrite: bool) -> contextlib.AbstractContextManager[_Attempt]:
         """Where rows are written to, then `finish`ed; they are in their place when the block ends."""
@@ -449,10 +480,13 @@ class _File(_Place):
 
     @contextlib.contextmanager
     def writing(self, *, overwrite: bool) -> Iterator[_Attempt]:
-        with contextlib.suppress(_Leave), contextlib.ExitStack() as last, files.atomic_path(self.path, exclusive=not overwrite) as temporary:
-            attempt = _FileAttempt(self, last, overwrite=overwrite)
-            with files.FrameSink(temporary, like=self.path.name) as attempt.sink:
-                yield attempt
+        with (
+            contextlib.suppress(_Leave),
+            contextlib.ExitStack() as last,
+            files.atomic_path(self.path, exclusive=not overwrite) as temporary,
+            files.FrameSink(temporary, like=self.path.name) as sink,
+        ):
+            yield _FileAttempt(self, last, overwrite=overwrite, sink=sink)
 
     def write_beside(self, facts: Mapping[str, Any], temporary: Path) -> None:
         if not self._parquet:
@@ -489,11 +523,13 @@ class _Folder(_Place):
     def writing(self, *, overwrite: bool) -> Iterator[_Attempt]:
         with contextlib.suppress(OSError):
             self.path.rmdir()  # an empty folder may be there for the output to go to
-        with contextlib.suppress(_Leave), contextlib.ExitStack() as last:
-            with files.atomic_folder(self.path, replace=overwrite or self.path.exists()) as temporary:
-                attempt = _FolderAttempt(self, last, overwrite=overwrite, folder=temporary)
-                with contextlib.closing(attempt):
-                    yield attempt
+        with (
+            contextlib.suppress(_Leave),
+            contextlib.ExitStack() as last,
+            files.atomic_folder(self.path, replace=overwrite or self.path.exists()) as temporary,
+            contextlib.closing(_FolderAttempt(self, last, overwrite=overwrite, folder=temporary)) as attempt,
+        ):
+            yield attempt
 
 
 class _Attempt:
@@ -521,7 +557,9 @@ class _Attempt:
 
 
 class _FileAttempt(_Attempt):
-    sink: files.FrameSink
+    def __init__(self, place: _Place, last: contextlib.ExitStack, *, overwrite: bool, sink: files.FrameSink) -> None:
+        super().__init__(place, last, overwrite=overwrite)
+        self.sink = sink
 
     def write(self, answer: pd.DataFrame, schema: pa.Schema) -> None:
         self.sink.schema = schema

@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ import pandas as pd
 from recipeline import artifact, registry, signatures
 from recipeline.assemble import DEFAULT_PREPROCESSOR, ENGINE
 from recipeline.contracts import ROLES, FitContext, Fold, Kept, Metric, Part, Selected, take, takes_context
-from recipeline.errors import DataError, MissingLibrary
+from recipeline.errors import DataError, MissingLibrary, TrainingFailed
 from recipeline.pipeline import Pipeline
 from recipeline.registry import AllowList, Entry
 from recipeline.settings import NAMESPACES
@@ -245,8 +245,11 @@ def saving_and_loading_changes_no_bit(part: Registered, folder: Path) -> None:
     fitted = _fitted(part, folder / "work", selected)
     before = _said(fitted, selected)
     artifact.keep(fitted, folder / "kept", part.entry.role, "check")
-    find = partial(registry.resolve, allow=AllowList.of(NAMESPACES))
-    read = artifact.take_up(folder / "kept", part.entry.role, "check", find)
+    allow = AllowList.of(NAMESPACES)
+    own = f"{part.made.__module__}.{part.made.__qualname__}"
+    read = artifact.take_up(
+        folder / "kept", part.entry.role, "check", lambda path: part.made if path == own else registry.resolve(path, allow)
+    )
     _same(_said(read, selected), before, f"{part} says something else once it was saved and loaded")
 
 
@@ -271,7 +274,10 @@ def wrong_columns_are_a_data_error(part: Registered, folder: Path) -> None:
     else:
         model, preprocessor = part.build(folder), _found("preprocessor", DEFAULT_PREPROCESSOR).build(folder)
     pipeline = Pipeline(task=task, schema=schema, model=model, preprocessor=preprocessor)
-    pipeline.fit(selected, FitContext(SEED, folder))
+    try:
+        pipeline.fit(selected, FitContext(SEED, folder))
+    except TrainingFailed as error:
+        raise AssertionError(_unsuited(part, error)) from error
     _expect(len(pipeline.predict(rows)) == len(rows), f"{part} lost rows")
     _refuses_broken_columns(pipeline.predict, rows, str(part))
 
@@ -426,6 +432,8 @@ def _raises(call: Callable[[Any], Any], argument: Any, otherwise: str) -> None:
         call(argument)
     except DataError:
         return
+    except Exception as error:
+        raise AssertionError(f"{otherwise} with a DataError, but raises {type(error).__name__}") from error
     raise AssertionError(otherwise)
 
 
@@ -540,8 +548,17 @@ def _fitted(part: Registered, folder: Path, selected: Selected) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     fresh = part.build(folder)
     context = {"context": FitContext(SEED, folder)} if takes_context(fresh) else {}
-    result = fresh.fit(copy.deepcopy(selected.X) if part.entry.role == "model" and context else selected.X, selected.y, **context)
+    try:
+        result = fresh.fit(selected.X, selected.y, **context)
+    except Exception as error:
+        if part.data() is not None:
+            raise
+        raise AssertionError(_unsuited(part, error)) from error
     return fresh if result is None else result
+
+
+def _unsuited(part: Registered, error: Exception) -> str:
+    return f"{part} cannot learn from a small table ({error}): give it a class method example_data() -> contracts.Selected"
 
 
 def _said(fitted: Any, selected: Selected) -> Any:

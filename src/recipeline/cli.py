@@ -247,10 +247,10 @@ def _batch(options: argparse.Namespace) -> dict[str, Any]:
             opened, settings, params=params, source=options.input, output=options.output, overwrite=options.overwrite,
             evaluate=options.evaluate, progress=bars,
         )  # fmt: skip
-    done = "already done" if result["already_done"] else f"{result['rows']} rows"
-    scores = "".join(f"  {name} {value:.4g}" for name, value in result.get("metrics", {}).items())
-    _say(f"{done}  {result['output']}{scores}", options)
-    return result
+    done = "already done" if result.already_done else f"{result.rows} rows"
+    scores = "".join(f"  {name} {value:.4g}" for name, value in (result.metrics or {}).items())
+    _say(f"{done}  {result.output}{scores}", options)
+    return {"run_id": opened.pipeline.run_id, **result.as_dict()}
 
 
 def _serve(options: argparse.Namespace) -> dict[str, Any]:

@@ -415,6 +415,8 @@ class _Composer:
         context = getattr(error, "context", None)
         what = f"not valid YAML{f' {context}' if context else ''}: {what}"
         hint = next((hint for words, hint in _HINTS.items() if words in what), "")
+        if "${" in source and "flow mapping" in what:
+            hint = "inside braces put quotes around ${NAME}"
         return RecipeError([*self.problems, Problem("yaml", (), what, hint, file=self.file, line=line, column=column)])
 
 
@@ -534,6 +536,8 @@ def _problem(key: Key, found: list[Mapping[str, Any]], where: Key, model: Any) -
     if kind in ("literal_error", "enum"):
         allowed = re.findall(r"'([^']*)'", str(context.get("expected", "")))
         near = nearest(value, allowed) if isinstance(value, str) else None
+        begun = [word for word in allowed if isinstance(value, str) and len(value) > 2 and word.lower().startswith(value.lower())]
+        near = begun[0] if len(begun) == 1 else near  # `min` is minimize
         hint = f"did you mean {near}?" if near else ""
         return Problem("bad-value", key, f"{_shown(value)} is not one of {', '.join(allowed)}", hint, "value", suggestion=near)
     if kind in _WANTED:

@@ -164,8 +164,10 @@ class Line:
             storage=limits.storage,
             folder=folder / "hpo",
             seed=components.recipe.seed,
+            defaults=components.defaults(),
             progress=self.progress,
             events=self.events,
+            detail=components.settings.execution.report,
         )
         result = tuned.as_dict()
         files.write_json(done, result)

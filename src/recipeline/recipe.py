@@ -1019,7 +1019,8 @@ def _named_word(item: Any) -> str | None:
             return word
     # the names misspelt: {nmae: rf, estimator: {class_path: …}}
     for word in ("estimator", "transformer"):
-        if word in item and len(item) > 1 and isinstance(item[word], Mapping) and "class_path" in item[word]:
+        inner = item.get(word)
+        if len(item) > 1 and isinstance(inner, Mapping) and ("class_path" in inner or _range_like(inner)):
             return word
     return None
 
@@ -1028,7 +1029,8 @@ def _misspelt_word(item: Any) -> tuple[str, str] | None:
     """The key of {name: rf, estimatr: {class_path: …}} that was meant to be `estimator` or `transformer`, and which."""
     if isinstance(item, Mapping) and set(item) & {"name", "columns"}:
         for name, value in item.items():
-            if isinstance(name, str) and isinstance(value, Mapping) and "class_path" in value:
+            stands = isinstance(value, Mapping) and ("class_path" in value or _range_like(value))
+            if isinstance(name, str) and (stands or (value in ("passthrough", "drop") and len(item) > 1)):
                 meant = max(("estimator", "transformer"), key=lambda word: _ratio(name, word))
                 if _ratio(name, meant) >= 0.75:
                     return name, meant

@@ -126,6 +126,7 @@ def compose(folder: Path, line: Line, split: Split, outcome: Outcome, hashes: np
         "data_fingerprint": work.identity["data"],
         "git_commit": artifact.git_commit(components.settings.project),
         "parameters": dict(components.params),
+        "recipe_folder": _folder_of(components),
     }
     with files.atomic_folder(folder) as partial:
         for name in saved.files:
@@ -146,6 +147,15 @@ def compose(folder: Path, line: Line, split: Split, outcome: Outcome, hashes: np
         work.phase("commit")
         files.write_text(partial / "log.txt", logs.tail())
         artifact.seal(partial, binding=saved.binding, about=about)
+
+
+def _folder_of(components: Components) -> str | None:
+    """Where the recipe stood, from the project; the paths in it are read from there. None outside of the project."""
+    path = components.recipe.path
+    if path is None:
+        return "."
+    folder, project = path.absolute().parent, components.settings.project
+    return folder.relative_to(project).as_posix() if folder.is_relative_to(project) else None
 
 
 def _sealed(split: Split, hashes: np.ndarray[Any, Any] | None) -> list[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recipeline import artifact, tracking
 from recipeline.assemble import Components, assemble
+from recipeline.batch import BatchResult, run_batch
+from recipeline.components.loaders import DefaultLoader
 from recipeline.errors import RecipeError
 from recipeline.pipeline import Pipeline
 from recipeline.recipe import Recipe
@@ -19,6 +21,7 @@ from recipeline.settings import load as load_settings
 
 if TYPE_CHECKING:
     from recipeline.artifact import Manifest
+    from recipeline.contracts import Progress
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,8 @@ def open_run(run: str | os.PathLike[str], settings: Settings, *, name: str | Non
         folder = tracking.find_run(settings, run, name=name).artifact
     manifest = artifact.verify(folder)
     recipe = load_recipe(folder / "recipe.yaml")
+    if origin := manifest.about.get("recipe_folder"):  # relative paths in it mean what they meant in training
+        recipe = replace(recipe, path=settings.project / origin / "recipe.yaml")
     components = assemble(recipe, settings, params=manifest.about.get("parameters", {}))
     pipeline = artifact.read(folder, task=components.task, augmenter=components.augmenter, find=components.find, manifest=manifest)
     return Opened(folder, manifest, recipe, components, pipeline)
@@ -91,6 +96,40 @@ def from_recipe(path: Path, settings: Settings) -> Pipeline:
     )  # fmt: skip
 
 
-def parameters(opened: Opened, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's own parameters, overridden by those given."""
-    return {**opened.components.params, **given}
+def predict_batch(
+    opened: Opened,
+    settings: Settings,
+    *,
+    params: Mapping[str, Any] | None = None,
+    source: str | None = None,
+    output: str | None = None,
+    overwrite: bool = False,
+    evaluate: bool = False,
+    progress: Progress | None = None,
+) -> BatchResult:
+    """Predict for every row of the run's own source, or of another with the same contract.
+
+    params  override the run's stored parameters
+    source  a path (from the working directory), an address or a query; None is the run's own
+    output  None is `predictions/<run id>.parquet` in the project
+    """
+    components = opened.components
+    parameters = {**components.params, **(params or {})}
+    if parameters != components.params:
+        components = assemble(opened.recipe, settings, params=parameters)
+    loader = components.loader
+    if source is not None:
+        here = Path(source)
+        loader = DefaultLoader(str(here.absolute()) if here.exists() else source, places=components.places, context_params=parameters)
+    return run_batch(
+        opened.pipeline,
+        loader,
+        run_id=opened.pipeline.run_id,
+        output=output or str(settings.project / "predictions" / f"{opened.pipeline.run_id}.parquet"),
+        params=parameters,
+        rows=settings.execution.batch.rows,
+        overwrite=overwrite,
+        evaluate=components.evaluator if evaluate else None,
+        metrics=tuple(metric.name for metric in components.metrics),
+        progress=progress,
+    )

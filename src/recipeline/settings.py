@@ -544,7 +544,7 @@ def _for_models(tree: Any, model: Any, key: Key, variables: Mapping[str, str], u
             data[name] = {} if value is None else value
         else:
             try:
-                data[name] = _looked_up_deep(value, variables)
+                data[name] = _text(value, variables)
             except RecipeError as error:
                 unset[where] = error
     return data
@@ -657,11 +657,13 @@ def _looked_up(reference: Reference, variables: Mapping[str, str]) -> Any:
     return text
 
 
-def _looked_up_deep(value: Any, variables: Mapping[str, str]) -> Any:
+def _text(value: Any, variables: Mapping[str, str]) -> Any:
+    """A typed value with its references looked up: text, which the model converts; nothing where nothing is left."""
     if isinstance(value, Reference):
-        return _looked_up(value, variables)
+        text = _looked_up(Reference(value, value.key, value.file, (value.line, value.column)), variables)
+        return None if text in ("", "~", "null") else text
     if isinstance(value, list):
-        return [_looked_up_deep(one, variables) for one in value]
+        return [_text(one, variables) for one in value]
     return value
 
 

@@ -26,12 +26,13 @@ import sys
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from recipeline import logs
 from recipeline.errors import (
@@ -82,13 +83,13 @@ class _Store:
 
     uri       as MLflow takes it, credentials included
     kind      sqlite: a file of ours; database and folder: other local stores; server: HTTP and whatever plugins bring
-    root      where artifacts of the first three go
+    root      where the artifacts of new experiments go: a local path for the first three kinds, or an address; empty: the server knows
     """
 
     uri: str = field(repr=False)
     kind: Literal["sqlite", "database", "folder", "server"]
     project: Path
-    root: Path
+    root: str
     database: Path | None
     experiment: str
 
@@ -106,22 +107,24 @@ class _Store:
 
 
 def _store(settings: Settings, experiment: str | None = None) -> _Store:
-    project = settings.project.resolve()
-    uri = str(settings.mlflow.tracking_uri or "sqlite:///mlflow.db")
-    name = experiment or settings.mlflow.experiment_name or "Default"
-    scheme = uri.partition(":")[0].lower() if "://" in uri or uri.startswith("file:") else ""
+    project, configured = settings.project.resolve(), settings.mlflow
+    uri, name = configured.tracking_uri, experiment or configured.experiment_name
+    root = configured.artifact_location or ""
+    if root and "://" not in root:
+        root = str(project / root)
+    scheme = urlsplit(uri).scheme
     if scheme == "sqlite":
-        path = uri.partition(":///")[2].partition("?")[0]
-        if not path or path == ":memory:":
+        path = unquote(uri.partition(":///")[2].partition("?")[0])
+        if path in {"", ":memory:"}:
             raise _misconfigured(f"{uri} names no file", "write sqlite:///mlflow.db")
-        database = (project / unquote(path)).resolve()
-        return _Store(f"sqlite:///{database}", "sqlite", project, database.parent / "mlruns", database, name)
+        database = (project / path).resolve()
+        return _Store(f"sqlite:///{database}", "sqlite", project, root or str(database.parent / "mlruns"), database, name)
     if scheme.partition("+")[0] in {"postgresql", "mysql", "mssql"}:
-        return _Store(uri, "database", project, project / "mlruns", None, name)
+        return _Store(uri, "database", project, root or str(project / "mlruns"), None, name)
     if scheme in {"", "file"}:
         folder = (project / (_path_of(uri) or uri)).resolve()
-        return _Store(folder.as_uri(), "folder", project, folder, None, name)
-    return _Store(uri, "server", project, project / "mlruns", None, name)
+        return _Store(folder.as_uri(), "folder", project, root or str(folder), None, name)
+    return _Store(uri, "server", project, root, None, name)
 
 
 def _misconfigured(message: str, hint: str, slug: str = "tracking") -> RecipeError:
@@ -139,59 +142,70 @@ def _path_of(uri: str) -> Path | None:
 # --- the door to MLflow ----------------------------------------------------------------------------------------------
 
 
-def _mlflow() -> Any:
+def _mlflow(*, sql: bool) -> Any:
     """MLflow's client class. Its own log handler is kept out, its telemetry off, its retries short: we bound them ourselves."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     }.items():
         os.environ.setdefault(name, value)
-    if "mlflow" not in sys.modules:
-        before = os.environ.get("MLFLOW_CONFIGURE_LOGGING")
-        os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
-        try:
-            import mlflow
-        finally:
-            if before is None:  # a server that this process starts later shall log as it always does
-                del os.environ["MLFLOW_CONFIGURE_LOGGING"]
-        assert mlflow
-    from mlflow import MlflowClient
+    before = os.environ.get("MLFLOW_CONFIGURE_LOGGING")
+    os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it uses what its own libraries deprecate; nothing that a user could mend
+            from mlflow import MlflowClient
 
+            if sql:
+                import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+    finally:
+        if before is None:  # a server that this process starts later shall log as it always does
+            del os.environ["MLFLOW_CONFIGURE_LOGGING"]
     return MlflowClient
 
 
 def _client(store: _Store) -> Any:
-    client = _mlflow()
+    client = _mlflow(sql=store.kind in {"sqlite", "database"})
     if store.database is not None and not store.database.exists():
         _make_database(store)
     return client(tracking_uri=store.uri, registry_uri=store.uri)
 
 
-def _make_database(store: _Store) -> None:
-    """A new SQLite store, there whole or not at all: MLflow's migrations are neither atomic nor safe against a second process."""
+def _sql_store(uri: str, root: str) -> Any:
+    """MLflow's own store on a database, which `MlflowClient` would give an artifact root in the working folder."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    return SqlAlchemyStore(uri, root)  # type: ignore[no-untyped-call]
+
+
+def _make_database(store: _Store) -> None:
+    """A new SQLite store, there whole or not at all: MLflow's migrations are neither atomic nor safe against a second process."""
     assert store.database is not None
     with files.Lock(store.project / ".recipeline" / "mlflow.lock", wait=120.0):
-        if store.database.exists():
-            return
-        with files.atomic_path(store.database) as unfinished:
-            made = SqlAlchemyStore(f"sqlite:///{unfinished}", str(store.root))
-            made._dispose_engine()
+        if not store.database.exists():
+            with files.atomic_path(store.database) as unfinished:
+                _sql_store(f"sqlite:///{unfinished}", store.root)._dispose_engine()
+
+
+def prepare(settings: Settings) -> None:
+    """Make store and experiment where there are none. `start` does it too, for 0.5 CPU seconds once in a project."""
+    store = _store(settings)
+    try:
+        _experiment(_client(store), store)
+    except _failures() as error:
+        raise _translated(error, store) from error
 
 
 def _experiment(client: Any, store: _Store) -> str:
     """Id of the experiment, made where there is none; its artifacts stand below the store's own root."""
     found = client.get_experiment_by_name(store.experiment)
     if found is None:
-        maker = client
-        if store.kind in {"sqlite", "database"}:  # the client would put the artifacts below the working folder
-            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-            maker = SqlAlchemyStore(store.uri, str(store.root))
         try:
-            return str(maker.create_experiment(store.experiment))
+            if store.kind in {"sqlite", "database"}:
+                return str(_sql_store(store.uri, store.root).create_experiment(store.experiment))
+            place = f"{store.root.rstrip('/')}/{quote(store.experiment, safe='')}" if store.root and store.kind == "server" else None
+            return str(client.create_experiment(store.experiment, artifact_location=place))
         except _failures() as error:
             if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -206,7 +220,22 @@ def _experiment(client: Any, store: _Store) -> str:
                 file="configuration",
             )
         )
+    _follow_the_project(store, found)
     return str(found.experiment_id)
+
+
+def _follow_the_project(store: _Store, experiment: Any) -> None:
+    """MLflow keeps the absolute path of `mlruns/`; in a project that was moved, copied or mounted elsewhere it leads astray.
+
+    Its API cannot change where an experiment keeps its artifacts, so this one column is set in the database itself.
+    """
+    tail = f"/mlruns/{experiment.experiment_id}"
+    here, there = f"{store.root}/{experiment.experiment_id}", experiment.artifact_location
+    if store.database is None or there == here or not (there.endswith(tail) and here.endswith(tail)):
+        return
+    with contextlib.closing(sqlite3.connect(store.database, timeout=20.0)) as connection, connection:
+        connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (here, experiment.experiment_id))
+    log.info("new artifacts of experiment %s go to %s", store.experiment, files.shown(here))
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -246,14 +275,9 @@ def _translated(error: Exception, store: _Store) -> RecipelineError:
         uri = files.without_credentials(store.uri)
         return _misconfigured(f"{store.shown} was written by another version of MLflow", f"mlflow db upgrade {uri}", "tracking-schema")
     if code in _CLOSED:
-        return _misconfigured(
-            f"{store.shown} refuses these credentials: {words}", "see the user and password of the tracking server", "tracking-credentials"
-        )
-    if (
-        "disk is full" in words
-        or "readonly database" in words
-        or (isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EROFS})
-    ):
+        hint = "see the user and password of the tracking server"
+        return _misconfigured(f"{store.shown} refuses these credentials: {words}", hint, "tracking-credentials")
+    if "disk is full" in words or "readonly database" in words or getattr(error, "errno", None) in {errno.ENOSPC, errno.EROFS}:
         return Exhausted(f"{store.shown} cannot be written: {words}", hint="make room, or choose another folder", slug="disk")
     if _away(error):
         return Unavailable(f"{store.shown} does not answer: {words}", hint="try again, or see mlflow.tracking_uri", slug="tracking")
@@ -325,15 +349,18 @@ class Tracked:
     def finish(self, status: Status = "FINISHED") -> None:
         """The end. A spooled run is given to its server now, if that is there again."""
         self._do({"do": "finish", "status": status, "time": _now()})
-        if self._spool is None:
-            if self._writer is not None and self._writer.model is None and (self._store.runs / self.run_id).is_dir():
-                _note(self._store, self.run_id, status=status, name=self.name, ended=_now())
+        spool, store = self._spool, self._store
+        if spool is None:
+            if (store.runs / self.run_id / MODEL).is_dir():
+                _note(store, self.run_id, status=status, name=self.name, experiment=store.experiment, ended=_now())
             return
-        self._spool.close()
-        with contextlib.suppress(Unavailable):
-            _replay(self._store, self._spool.folder)
-            return
-        log.warning("run %s stays spooled in %s; it is synced with a later run", self.run_id, files.shown(self._spool.folder))
+        spool.close()
+        try:
+            if _replay(store, spool.folder) is not None:
+                self._spool = None
+        except RecipelineError as error:
+            place = files.shown(spool.folder)
+            log.warning("run %s stays spooled in %s and is synced with a later run: %s", self.run_id, place, error.message)
 
     def fail(self, *, status: Status = "FAILED", slug: str = "", message: str = "", recipe: str = "", log: str = "") -> None:
         """The end without a result: status, reason, recipe and log stay, an artifact does not.
@@ -351,7 +378,7 @@ class Tracked:
             logging.getLogger(__name__).warning("run %s could not be marked %s: %s", self.run_id, status, error)
 
     def _local_place(self) -> Path:
-        own = self._writer.model if self._writer is not None else None
+        own = self._writer.model if self._writer is not None and self._spool is None else None
         return own or self._store.runs / self.run_id / MODEL
 
     def _do(self, step: dict[str, Any], source: Path | None = None) -> None:
@@ -392,10 +419,11 @@ def start(
     store = _store(settings, experiment)
     given = {RECIPE_TAG: name, "mlflow.source.type": "LOCAL", "mlflow.source.name": f"recipeline {_version('recipeline')}"}
     given |= {_name(key): _value(value, LONGEST["tag"]) for key, value in (tags or {}).items()}
-    if run_id is not None and (store.spool / run_id).is_dir():
+    if run_id is not None and (store.spool / run_id / "run.json").is_file():
         run = Tracked(store, run_id, name, writer=None, spool=_Spool.reopen(store, run_id), resumed=True)
     else:
-        run = _open(store, name, run_id, given)
+        known = _facts(store, run_id) if run_id is not None else {}
+        run = _open(store, name, known.get("at_server", run_id), given)
         if not run.spooled:
             _catch_up(store)
     if params:
@@ -524,27 +552,22 @@ class _Spool:
 
     @classmethod
     def begin(cls, store: _Store, run_id: str, name: str, *, at_server: bool) -> _Spool:
-        if (store.spool / run_id).is_dir():
+        if (store.spool / run_id / "run.json").is_file():
             return cls.reopen(store, run_id)
+        files.remove(store.spool / run_id)
         spool = cls(store, run_id, [])
-        about = {
-            "run_id": run_id,
-            "name": name,
-            "experiment": store.experiment,
-            "store": store.shown,
-            "at_server": at_server,
-            "started": _now(),
-        }
+        about = {"name": name, "experiment": store.experiment, "started": _now()}
         with files.atomic_folder(spool.folder) as partial:
-            files.write_json(partial / "run.json", about)
-        _note(store, run_id, name=name, experiment=store.experiment, started=about["started"], status="RUNNING", spooled=True)
+            files.write_json(partial / "run.json", {**about, "run_id": run_id, "store": store.shown, "at_server": at_server})
+        _note(store, run_id, **about, status="RUNNING", spooled=True)
         return spool
 
     @classmethod
     def reopen(cls, store: _Store, run_id: str) -> _Spool:
-        steps = _read_steps(store.spool / run_id)
+        spool = cls(store, run_id, [])
+        spool.steps = [step for step in _read_steps(spool.folder) if step["do"] != "finish"]
         _note(store, run_id, status="RUNNING")
-        return cls(store, run_id, [step for step in steps if step["do"] != "finish"])
+        return spool
 
     def add(self, step: dict[str, Any], source: Path | None) -> None:
         if step["do"] == "file" and source is not None:
@@ -607,6 +630,7 @@ def _replay(store: _Store, folder: Path) -> str | None:
         if about["store"] != store.shown:
             log.warning("run %s was spooled for %s and waits for it", run_id, about["store"])
             return None
+        store = replace(store, experiment=about["experiment"])
         run = _ask(lambda: _at_server(store, about))
         writer = _Writer(_client(store), run)
         for step in _read_steps(folder):
@@ -619,10 +643,8 @@ def _replay(store: _Store, folder: Path) -> str | None:
     else:
         at_server = str(run.info.run_id)
         _note(store, run_id, spooled=False, at_server=at_server)
-        grave = folder.with_name(f"{files.TEMPORARY}{run_id}")
-        shutil.rmtree(grave, ignore_errors=True)
-        folder.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
+        (folder / "run.json").unlink()  # without it the folder is no spooled run; a crash while deleting leaves none
+        files.remove(folder)
         log.info("run %s, spooled before, is now run %s at %s", run_id, at_server, store.shown)
         return at_server
     finally:
@@ -643,9 +665,13 @@ def _at_server(store: _Store, about: Mapping[str, Any]) -> Any:
 
 def _note(store: _Store, run_id: str, **facts: Any) -> None:
     """What this machine knows of a remote or spooled run, beside its artifact: enough to find it without the server."""
+    files.write_json(store.runs / run_id / "run.json", {"run_id": run_id, **_facts(store, run_id), **facts})
+
+
+def _facts(store: _Store, run_id: str) -> dict[str, Any]:
     path = store.runs / run_id / "run.json"
-    known = files.read_json(path) if path.is_file() else {"run_id": run_id}
-    files.write_json(path, {**known, **facts})
+    known: dict[str, Any] = files.read_json(path) if path.is_file() else {}
+    return known
 
 
 # --- finding runs ----------------------------------------------------------------------------------------------------
@@ -762,8 +788,10 @@ def _asked(store: _Store, call: Callable[[], T]) -> T:
 def _artifact(store: _Store, run: RunInfo) -> Path | None:
     """The local folder that holds the run's artifact, fetched where it is remote; None where there is none."""
     own = _path_of(run.artifact_uri) if run.artifact_uri else None
-    candidates = [store.runs / run.run_id / MODEL, *([own / MODEL] if own else [])]
-    candidates += sorted(store.root.glob(f"*/{run.run_id}/artifacts/{MODEL}"))  # the project folder may have been moved
+    candidates = [store.runs / run.run_id / MODEL]
+    if store.root and (root := _path_of(store.root)) is not None:  # before what MLflow says: the project may have been moved
+        candidates += sorted(root.glob(f"*/{run.run_id}/artifacts/{MODEL}"))
+    candidates += [own / MODEL] if own else []
     for place in candidates:
         if (place / "manifest.json").is_file():
             return place
@@ -775,9 +803,8 @@ def _artifact(store: _Store, run: RunInfo) -> Path | None:
 def _fetch(store: _Store, run: RunInfo) -> Path:
     place, client = store.runs / run.run_id / MODEL, _client(store)
     try:
-        with files.atomic_folder(place) as partial, tempfile.TemporaryDirectory(dir=partial, prefix=files.TEMPORARY) as fresh:
-            got = Path(client.download_artifacts(run.run_id, MODEL, fresh))
-            for path in got.iterdir():
+        with files.atomic_folder(place) as partial, tempfile.TemporaryDirectory(dir=partial) as fresh:
+            for path in Path(client.download_artifacts(run.run_id, MODEL, fresh)).iterdir():
                 path.rename(partial / path.name)
     except Conflict:
         log.info("run %s was fetched by another process", run.run_id)
@@ -787,10 +814,9 @@ def _fetch(store: _Store, run: RunInfo) -> Path:
 
 def _noted(store: _Store, run_id: str) -> RunInfo | None:
     """A remote or spooled run as this machine knows it."""
-    path = store.runs / run_id / "run.json"
-    if not path.is_file():
+    facts = _facts(store, run_id)
+    if not facts:
         return None
-    facts = files.read_json(path)
     keys = ("name", "status", "experiment", "started", "ended", "tags", "metrics", "spooled")
     given = {key: facts[key] for key in keys if key in facts}
     given["metrics"] = {key: float(value) for key, value in given.get("metrics", {}).items()}
@@ -799,22 +825,14 @@ def _noted(store: _Store, run_id: str) -> RunInfo | None:
 
 def _search(store: _Store, *, prefix: str = "", name: str | None = None, status: str | None = None, limit: int = 50) -> list[RunInfo]:
     """Runs of ours, newest first; by prefix over all experiments, else in the configured one."""
-    spooled = [run for folder in _spooled(store) if (run := _noted(store, folder.name)) is not None]
-    spooled += [run for run in [_noted(store, prefix)] if prefix and run is not None and run.run_id not in {s.run_id for s in spooled}]
-    runs = {
-        run.run_id: run
-        for run in spooled
-        if run.run_id.startswith(prefix)
-        and name in {None, run.name}
-        and status in {None, run.status}
-        and (prefix or run.experiment == store.experiment)
-    }
+    here = {path.parent.name for path in store.runs.glob("*/run.json")}
+    local = [run for run_id in sorted(here) if run_id.startswith(prefix) and (run := _noted(store, run_id)) is not None and run.spooled]
+    if not prefix:
+        local = [run for run in local if run.experiment == store.experiment]
+    runs = {run.run_id: run for run in local if name in {None, run.name} and status in {None, run.status}}
+    search = _search_sqlite if store.kind == "sqlite" else _search_client
     try:
-        stored = (
-            _search_sqlite(store, prefix, name, status, limit)
-            if store.kind == "sqlite"
-            else _search_client(store, prefix, name, status, limit)
-        )
+        stored = search(store, prefix, name, status, limit)
     except _failures() as error:
         if not (runs and _away(error)):
             raise
@@ -846,24 +864,22 @@ def _search_sqlite(store: _Store, prefix: str, name: str | None, status: str | N
     try:
         with contextlib.closing(sqlite3.connect(f"{store.database.as_uri()}?mode=ro", uri=True, timeout=20.0)) as connection:
             rows = connection.execute(query, given).fetchall()
-            return [
-                RunInfo(
-                    run_id, label, state, experiment, started, ended,
-                    dict(connection.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run_id,))),
-                    {
-                        key: math.nan if nan else value
-                        for key, value, nan in connection.execute("SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = ?", (run_id,))
-                    },
-                    artifact_uri=uri,
-                )
-                for run_id, label, state, experiment, started, ended, uri in rows
-            ]  # fmt: skip
+            return [_row(connection, *row) for row in rows]
     except sqlite3.OperationalError as error:
         if "no such" not in str(error):
             raise Unavailable(f"{store.shown} cannot be read: {error}", hint="try again", slug="tracking") from error
         return _search_client(store, prefix, name, status, limit)
     except sqlite3.DatabaseError as error:
         raise DataError(f"{store.shown} is not an MLflow store: {error}", hint="move the file away", slug="tracking") from error
+
+
+def _row(
+    connection: sqlite3.Connection, run_id: str, name: str, status: str, experiment: str, started: int, ended: int | None, uri: str
+) -> RunInfo:
+    tags = dict(connection.execute("SELECT key, value FROM tags WHERE run_uuid = ?", (run_id,)))
+    metrics = connection.execute("SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = ?", (run_id,))
+    numbers = {key: math.nan if nan else float(value) for key, value, nan in metrics}
+    return RunInfo(run_id, name, status, experiment, started, ended, tags, numbers, artifact_uri=uri)
 
 
 def _search_client(store: _Store, prefix: str, name: str | None, status: str | None, limit: int) -> list[RunInfo]:
@@ -965,9 +981,8 @@ def describe(
     conda = {"name": "mlflow-env", "channels": ["conda-forge"], "dependencies": [f"python={python}", "pip", {"pip": lines}]}
     files.write_text(folder / "requirements.txt", "".join(f"{line}\n" for line in lines))
     files.write_text(folder / "conda.yaml", yaml.safe_dump(conda, sort_keys=False))
-    files.write_text(
-        folder / "python_env.yaml", yaml.safe_dump({"python": python, "dependencies": ["-r requirements.txt"]}, sort_keys=False)
-    )
+    virtual = {"python": python, "dependencies": ["-r requirements.txt"]}
+    files.write_text(folder / "python_env.yaml", yaml.safe_dump(virtual, sort_keys=False))
     files.write_text(folder / "MLmodel", yaml.safe_dump(model, sort_keys=False, allow_unicode=True))
 
 
@@ -1038,13 +1053,7 @@ def _name(key: object) -> str:
 
 
 def _value(value: Any, longest: int) -> str:
-    text = (
-        value
-        if isinstance(value, str)
-        else json.dumps(value, default=str, ensure_ascii=False)
-        if isinstance(value, (list, tuple, dict))
-        else str(value)
-    )
+    text = json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, (list, tuple, dict)) else str(value)
     return _cut(logs.mask(text), longest)
 
 

@@ -22,6 +22,8 @@ def test_the_conformal_quantile_is_an_order_statistic():
     assert conformal_quantile(scores, 0.8) == 80
     assert conformal_quantile(scores, 0.95) == 95
     assert conformal_quantile([*scores, math.nan], 0.9) == 90
+    assert 100 * 0.55 > 55
+    assert conformal_quantile(scores, 0.55) == 55
     for n in range(5, 60):
         assert conformal_quantile(np.arange(1.0, n + 1), 0.8) == min(n, -(-4 * (n + 1) // 5))  # in whole numbers
 
@@ -67,7 +69,7 @@ def test_buckets_share_a_score_and_a_window_forgets():
     zero = np.zeros_like(actual)
     kept = Conformal(0.8, buckets=[0, 0, 1, 1], window=20).fit(actual, zero, zero)
     assert kept.adjustment.tolist() == [2, 4]
-    low, high = kept.apply(np.zeros(3), np.zeros(3))
+    _low, high = kept.apply(np.zeros(3), np.zeros(3))
     assert high.tolist() == [2, 2, 4]
     with pytest.raises(DataError, match="asked for 5"):
         Conformal(0.8).fit(actual, zero, zero).apply(np.zeros(5), np.zeros(5))

@@ -61,7 +61,7 @@ def test_point_metrics_are_their_definitions(name, data):
 
 def test_zeros_are_left_out_of_mape_and_counted(data):
     """And two zeros make no sMAPE."""
-    actual, predicted, mask = data
+    actual, _predicted, mask = data
     assert m.zeros(actual, mask=mask) == sum(actual[c] == 0 for c in cells(mask, None)[0])
     assert m.smape([0.0, 1.0], [0.0, 1.0]) == 0.0
     assert m.smape([1.0], [-1.0]) == 200.0

@@ -174,7 +174,10 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
         self.modes_ = np.array([_mode(values[~nulls[:, at], at]) for at in range(values.shape[1])], dtype=object)
         values = np.where(nulls, self.modes_, values)
         self.encoder_ = self._encoder(y)
-        yield np.asarray(self.encoder_.fit_transform(values, y), dtype=np.float64)
+        coded = np.asarray(self.encoder_.fit_transform(values, y), dtype=np.float64)
+        if self.categorical_strategy == "target":
+            self.encoder_.cv = 5  # its folds have done their work, and skops trusts no splitter
+        yield coded
 
     def _encoder(self, y: Any) -> Any:
         from sklearn.model_selection import KFold, StratifiedKFold
@@ -320,12 +323,11 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
             for name in lists.get(second, ())
             if name in lists.get(first, ())
         ]
-        detection = params.get("outlier_detection", False)
-        if detection is False:
+        if "outlier_detection" not in params:  # an explicit false is a switch, and what it switches off may stay
             problems += [
                 Problem("ignored", (key,), "has no effect without outlier_detection: true", "add it, or remove this key")
                 for key in ("outlier_method", "outlier_threshold")
-                if params.get(key) is not None and "outlier_detection" not in params
+                if params.get(key) is not None
             ]
         threshold = params.get("outlier_threshold")
         if isinstance(threshold, int | float) and not isinstance(threshold, bool) and threshold <= 0:

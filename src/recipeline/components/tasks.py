@@ -272,21 +272,11 @@ class Classification(_Tabular):
         n = _length(selected.X)
         columns = _keyed(selected)
         probability = score = None
-        codes: NDArray[Any]
         if hasattr(model, "predict_proba"):
-            probability = _probabilities(model, selected.X, n, len(classes))
+            probability = _probabilities(model, selected.X, n, len(classes)) if n else np.empty((0, len(classes)))
         elif len(classes) == 2 and hasattr(model, "decision_function"):
-            score = np.asarray(model.decision_function(selected.X), dtype=np.float64).reshape(n)
-        threshold = self.interface.decision_threshold
-        if threshold is not None and threshold != "tune":
-            if probability is None:
-                raise RecipeError(_no_threshold(model))
-            positive = self.positive(schema)
-            codes = np.where(probability[:, positive] >= threshold, positive, 1 - positive)
-        elif probability is not None and _predicts_by_probability(model):
-            codes = np.argmax(probability, axis=1)
-        else:
-            codes = np.asarray(model.predict(selected.X)).reshape(n)
+            score = np.asarray(model.decision_function(selected.X), dtype=np.float64).reshape(n) if n else np.empty(0)
+        codes = self._decided(model, selected.X, n, probability, schema) if n else np.empty(0, np.intp)
         columns["prediction"] = classes.take(codes.astype(np.intp, copy=False))
         if probability is not None:
             for position, label in enumerate(schema.target["classes"]):
@@ -294,6 +284,18 @@ class Classification(_Tabular):
         elif score is not None:
             columns["score"] = score
         return pd.DataFrame(columns, copy=False)
+
+    def _decided(self, model: Any, X: Any, n: int, probability: NDArray[np.float64] | None, schema: InputSchema) -> NDArray[Any]:
+        """The code of each row (n,): above the threshold, else as the model itself decides."""
+        threshold = self.interface.decision_threshold
+        if threshold is not None and threshold != "tune":
+            if probability is None:
+                raise RecipeError(_no_threshold(model))
+            positive = self.positive(schema)
+            return np.where(probability[:, positive] >= threshold, positive, 1 - positive)
+        if probability is not None and _predicts_by_probability(model):
+            return np.argmax(probability, axis=1)
+        return np.asarray(model.predict(X)).reshape(n)
 
     def baselines(self, schema: InputSchema) -> Mapping[str, Any]:
         """Always the most frequent class, with the shares of the classes as probabilities."""
@@ -454,7 +456,8 @@ class Regression(_Tabular):
         """Keys, then `prediction`, or `prediction_<target>` for several targets."""
         n = _length(selected.X)
         names = self._columns(schema)
-        predicted = np.asarray(model.predict(selected.X), dtype=np.float64).reshape(n, len(names))
+        said = model.predict(selected.X) if n else ()
+        predicted = np.asarray(said, dtype=np.float64).reshape(n, len(names))
         columns = _keyed(selected)
         for position, name in enumerate(names):
             columns[name] = predicted[:, position]

@@ -170,19 +170,18 @@ class ReturnDrop(Rule):
     """The return fell by more than `fraction` of all it ever moved.
 
     R = return of recent episodes (`return_recent`, see EpisodeLog), B = 90th percentile of R in good updates,
-    S = max(range of R so far, |B - R of the untrained policy|); bad when (B - R) / S > fraction. Replacing every reward
-    r by a r + c (a > 0, episodes of one length) changes nothing, and for returns that rise from zero it says "below half".
+    S = range of R since the start, the untrained policy's R included; bad when (B - R) / S > fraction. Replacing every
+    reward r by a r + c (a > 0, episodes of one length) changes nothing, and for returns that rise from zero it says "below half".
     """
 
     name = "return_drop"
     defaults: ClassVar[Mapping[str, Any]] = {"severity": "rollback", "patience": 6}
-    moving = ("good", "first", "low", "high")
+    moving = ("good", "low", "high")
 
     def __init__(self, metric: str = "return_recent", *, fraction: float = 0.5, window: int = 1000, **rest: Any) -> None:
         super().__init__(**rest)
         self.metric, self.fraction = metric, fraction
         self.good = Rolling(window)
-        self.first: float | None = None
         self.low: float | None = None
         self.high: float | None = None
 
@@ -190,11 +189,10 @@ class ReturnDrop(Rule):
         r = _number(metrics, self.metric)
         if r is None or not math.isfinite(r):
             return None
-        self.first = r if self.first is None else self.first
         self.low = r if self.low is None else min(self.low, r)
         self.high = r if self.high is None else max(self.high, r)
         best = self.good.quantile(0.9) if len(self.good) else r
-        size = max(self.high - self.low, abs(best - self.first))
+        size = self.high - self.low
         if size > 0 and best - r > self.fraction * size:
             return f"{self.metric} {r:.4g} is {(best - r) / size:.0%} of its range below {best:.4g}"
         self.good.add(r)

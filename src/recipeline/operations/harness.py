@@ -28,10 +28,6 @@ class EpisodeLog:
     def mean(self) -> float | None:
         return math.fsum(r for _, r in self.entries) / len(self.entries) if len(self.entries) >= self.at_least else None
 
-    def cut(self, step: int) -> None:
-        """Forget what came after this step."""
-        self.entries = deque(((s, r) for s, r in self.entries if s <= step), maxlen=self.entries.maxlen)
-
 
 class RollbacksExhausted(TrainingFailed):
     """Training keeps going wrong, or there is nothing to go back to."""
@@ -207,8 +203,7 @@ class OpsHarness:
         back_to = int(self.rotation.writer.infos()[name]["step"])
         self.rotation.condemn(back_to + 1)  # candidates of the stretch that is now undone
         set_state(whole["state"], len(self.rollbacks))
-        self._restore_detectors(whole["operations"])
-        self.episodes.cut(back_to)
+        self._restore_detectors(whole["operations"])  # the episode log too: bad episodes would keep the mean down
         self.rotation.last = back_to
         self.backoff = self.backoff_from = self.backoff * limits.backoff
         self.events.emit("rollback", step=step, rule=cause.rule, onset=onset, restored=name, restored_step=back_to, backoff=self.backoff)

@@ -45,9 +45,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FrameSink", "FrameWriter", "Lock", "StorageAdapter", "admit", "atomic_folder", "atomic_path", "batches",
-    "claim_folder", "count_rows", "footer", "format_of", "local_path", "open_source", "owner_lives", "read_bytes", "read_frame", "read_json",
-    "rechunk", "remove", "sha256", "shown", "sync_tree", "to_frame", "to_json", "without_credentials", "write_bytes",
-    "write_frame", "write_json", "write_text",
+    "claim_folder", "count_rows", "footer", "format_of", "local_path", "open_source", "owner_lives", "read_bytes",
+    "read_frame", "read_json", "rechunk", "remove", "sha256", "shown", "sync_tree", "to_frame", "to_json",
+    "without_credentials", "write_bytes", "write_frame", "write_json", "write_text",
 ]  # fmt: skip
 
 SUFFIXES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".pq")
@@ -233,6 +233,7 @@ def rechunk(pieces: Iterator[pa.RecordBatch], rows: int, schema: pa.Schema) -> I
             piece = piece.slice(taken.num_rows)
             waiting.append(taken)
             held += taken.num_rows
+            del taken
             if held == rows:
                 whole = _join(waiting)
                 waiting, held, given = [], 0, True

@@ -77,7 +77,8 @@ def calendar(first: Any, last: Any, freq: str) -> NDArray[Any]:
     except ValueError as error:
         raise DataError(f"{freq!r} is no frequency", hint="such are 5min, h, D, W-SAT, ME", slug="bad-freq") from error
     low = pd.Timestamp(first)
-    anchored = low if isinstance(offset, pd.tseries.offsets.Tick) else offset.rollback(low.normalize())
+    # pandas 3 no longer counts a day among the ticks
+    anchored = low if isinstance(offset, pd.tseries.offsets.Tick | pd.tseries.offsets.Day) else offset.rollback(low.normalize())
     final = anchored
     while final < pd.Timestamp(last):  # one step at most beyond what date_range reaches
         final = max(final + offset, pd.date_range(final, pd.Timestamp(last), freq=offset)[-1])

@@ -60,7 +60,7 @@ class Conformal:
         self.shift = np.zeros(0)
 
     def fit(self, actual: ArrayLike, lower: ArrayLike, upper: ArrayLike, *, mask: ArrayLike | None = None) -> Conformal:
-        """Learn from forecasts of the past and what came, each (n, H), oldest first; NaN and unmasked values do not count."""
+        """Learn from forecasts of the past and what came, each (n, H), oldest first. NaN, and where the mask is False, does not count."""
         y, low, high = (np.atleast_2d(np.asarray(a, dtype=np.float64)) for a in (actual, lower, upper))
         if mask is not None:
             y = np.where(np.asarray(mask, dtype=bool), y, np.nan)

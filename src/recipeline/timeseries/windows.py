@@ -14,7 +14,7 @@ from recipeline.errors import DataError
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
-Integers = NDArray[np.int64]
+Integers = NDArray[np.signedinteger[Any]]
 
 
 @dataclass(frozen=True)
@@ -29,20 +29,20 @@ class Batch:
 
 @dataclass(frozen=True)
 class Windows:
-    """Every (past, future) pair of one or many series.
+    """Every (past, future) pair of one or many series; beside the values it keeps four bytes per window.
 
-    values    (T, C) contiguous, all series one after the other; NaN or 0 where `mask` is False
-    mask      (T, C) True where observed
-    origins   (N,) the last known row of each window: past is rows o - lookback + 1 … o, future o + 1 … o + horizon
-    series    (N,) number of the series of each window
-    coverage  (N,) share of the past that was observed (of the target columns)
+    values   (T, C) contiguous, all series one after the other
+    mask     (T, C) True where observed; None: where the value is not NaN
+    origins  (N,) the last known row of each window: past is rows o - lookback + 1 … o, future o + 1 … o + horizon
+    starts   (S,) first row of each series
+    targets  columns that count for coverage; None: all
     """
 
     values: Floats
-    mask: Bools
+    mask: Bools | None
     origins: Integers
-    series: Integers
-    coverage: Floats
+    starts: Integers
+    targets: tuple[int, ...] | None
     lookback: int
     horizon: int
 
@@ -50,9 +50,21 @@ class Windows:
         return len(self.origins)
 
     @property
+    def series(self) -> Integers:
+        """(N,) number of the series of each window."""
+        return np.searchsorted(self.starts, self.origins, side="right") - 1
+
+    @property
     def label_ends(self) -> Integers:
         """(N,) the last row whose value a window's labels use."""
         return self.origins + self.horizon
+
+    @property
+    def coverage(self) -> Floats:
+        """(N,) share of the past that was observed (of the target columns)."""
+        counts = _observed(self.values, self.mask, self.targets)
+        width = self.values.shape[1] if self.targets is None else len(self.targets)
+        return (counts[self.origins + 1] - counts[self.origins - self.lookback + 1]) / (self.lookback * width)
 
     def pasts(self) -> Floats:
         """(T - lookback + 1, lookback, C) view: row i is the past of origin i + lookback - 1, valid or not."""
@@ -60,19 +72,21 @@ class Windows:
 
     def select(self, keep: ArrayLike) -> Windows:
         """The windows at these positions, or where this mask is True: `w.select(w.label_ends < boundary)`."""
-        chosen = np.asarray(keep)
-        return replace(self, origins=self.origins[chosen], series=self.series[chosen], coverage=self.coverage[chosen])
+        return replace(self, origins=self.origins[np.asarray(keep)])
 
     def batch(self, rows: ArrayLike | None = None) -> Batch:
         """The windows at these positions (None: all), gathered. Without a future (`future=False`) its arrays have no steps."""
         origins = self.origins if rows is None else self.origins[np.asarray(rows)]
-        first = origins - self.lookback + 1
-        return Batch(
-            _view(self.values, self.lookback)[first],
-            _view(self.values, self.horizon)[origins + 1] if self.horizon else self.values[:0].reshape(0, 0, self.values.shape[1]),
-            _view(self.mask, self.lookback)[first],
-            _view(self.mask, self.horizon)[origins + 1] if self.horizon else self.mask[:0].reshape(0, 0, self.mask.shape[1]),
-        )
+        past, past_mask = self._gather(origins - self.lookback + 1, self.lookback)
+        future, future_mask = self._gather(origins + 1, self.horizon)
+        return Batch(past, future, past_mask, future_mask)
+
+    def _gather(self, first: Integers, steps: int) -> tuple[Floats, Bools]:
+        if steps == 0:
+            nothing = np.empty((len(first), 0, self.values.shape[1]), self.values.dtype)
+            return nothing, nothing.astype(bool)
+        values = _view(self.values, steps)[first]
+        return values, ~np.isnan(values) if self.mask is None else _view(self.mask, steps)[first]
 
 
 def windows(
@@ -98,7 +112,6 @@ def windows(
                   False: the past is enough (prediction), and batches have no future
     """
     matrix = np.ascontiguousarray(values if values.ndim == 2 else values[:, None])
-    seen = ~np.isnan(matrix) if mask is None else np.ascontiguousarray(mask.reshape(matrix.shape))
     spans = np.asarray([len(matrix)] if lengths is None else lengths, dtype=np.int64)
     if lookback < 1 or horizon < 1 or stride < 1:
         raise ValueError(f"lookback, horizon and stride are at least 1; got {lookback}, {horizon}, {stride}")
@@ -106,23 +119,36 @@ def windows(
         raise ValueError(f"lengths add up to {spans.sum()}, values have {len(matrix)} rows")
     ahead = horizon if future else 0
     starts = np.cumsum(spans) - spans
-    counts = np.maximum(0, -(-(spans - lookback - ahead + 1) // stride))  # windows per series
-    series = np.repeat(np.arange(len(spans)), counts)
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    origins = starts[series] + lookback - 1 + within * stride
+    small: type[np.signedinteger[Any]] = np.int32 if len(matrix) < 2**31 - 1 else np.int64
+    tables = [np.arange(start + lookback - 1, start + span - ahead, stride, dtype=small) for start, span in zip(starts, spans, strict=True)]
+    origins = tables[0] if len(tables) == 1 else np.concatenate(tables)
     if not len(origins):
         raise DataError(
             f"the longest series has {spans.max(initial=0)} rows, one window needs {lookback + ahead}",
             hint=f"shorten lookback ({lookback})" + (f" or horizon ({horizon})" if ahead else ""),
             slug="too-short",
         )
-    watched = seen if targets is None else seen[:, list(targets)]
-    observed = np.concatenate([[0], np.cumsum(np.count_nonzero(watched, axis=1))])
-    coverage = (observed[origins + 1] - observed[origins - lookback + 1]) / (lookback * watched.shape[1])
-    keep = coverage >= min_observed
+    chosen = None if targets is None else tuple(targets)
+    seen = None if mask is None else np.ascontiguousarray(np.reshape(mask, matrix.shape))
+    found = Windows(matrix, seen, origins, starts, chosen, lookback, ahead)
+    with np.errstate(over="ignore", invalid="ignore"):
+        whole = bool(np.isfinite(matrix.sum())) if seen is None else bool(seen.all())
+    if whole:
+        return found
+    counts = _observed(matrix, seen, chosen)
+    keep = found.coverage >= min_observed
     if ahead:
-        keep &= observed[origins + 1 + ahead] > observed[origins + 1]
-    return Windows(matrix, seen, origins[keep], series[keep], coverage[keep], lookback, ahead)
+        keep &= counts[origins + 1 + ahead] > counts[origins + 1]
+    return found.select(keep)
+
+
+def _observed(values: Floats, mask: Bools | None, targets: tuple[int, ...] | None) -> Integers:
+    """(T + 1,) how many target values were observed before each row."""
+    columns: Any = slice(None) if targets is None else list(targets)
+    seen = ~np.isnan(values[:, columns]) if mask is None else mask[:, columns]
+    counts = np.zeros(len(values) + 1, dtype=np.int64)
+    np.cumsum(seen.sum(axis=1, dtype=np.int64), out=counts[1:])
+    return counts
 
 
 def _view(array: NDArray[Any], length: int) -> NDArray[Any]:
