@@ -21,6 +21,8 @@ PARTS = ("model", "loader", "augmenter", "preprocessor", "evaluator")
 WORDS = ("class_path", "name", "type")
 ARGUMENTS = ("hyperparameters", "params")
 RANGES = ("int", "float", "categorical")
+NEIGHBOURS = ("mse", "rmse", "msle", "rmsle", "mae", "mape", "medae", "f1", "r2")  # one slip turns one of these into another
+ALIASES = ("logloss", "rocauc", "auc", "aucroc")  # one slip away from the name of a metric, and names themselves
 
 
 class Mistake(NamedTuple):
@@ -164,12 +166,9 @@ def metric_names(text: str, rng: random.Random) -> Iterator[Mistake]:
     """A misspelt metric."""
     read = document.parse(text)
     for key, value in document.walk(read.data):
-        if (
-            isinstance(value, str)
-            and (key[:2] == ("evaluation", "metrics") or key == ("hyperparameter_tuning", "metric"))
-            and len(value) > 2
-        ):
-            yield _value_typo(text, read, key, value, rng, "metric")
+        asked = key[:2] == ("evaluation", "metrics") or key == ("hyperparameter_tuning", "metric")
+        if asked and isinstance(value, str) and value not in NEIGHBOURS:
+            yield _value_typo(text, read, key, value, rng, "metric", avoid=ALIASES)
 
 
 def splitter_names(text: str, rng: random.Random) -> Iterator[Mistake]:
@@ -259,10 +258,12 @@ def _key_typo(text: str, read: document.Document, key: Key, rng: random.Random, 
     return Mistake(_replaced(text, line, column, word, typo(word, rng, known)), line, word, kind)
 
 
-def _value_typo(text: str, read: document.Document, key: Key, value: str, rng: random.Random, kind: str) -> Mistake:
+def _value_typo(
+    text: str, read: document.Document, key: Key, value: str, rng: random.Random, kind: str, avoid: Iterable[str] = ()
+) -> Mistake:
     line, column = read.mark(key, "value")
     head, dot, last = value.rpartition(".")
-    return Mistake(_replaced(text, line, column, value, f"{head}{dot}{typo(last, rng)}"), line, last, kind)
+    return Mistake(_replaced(text, line, column, value, f"{head}{dot}{typo(last, rng, avoid)}"), line, last, kind)
 
 
 def _replaced(text: str, line: int, column: int, old: str, new: str) -> str:

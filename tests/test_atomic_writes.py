@@ -86,14 +86,14 @@ def writes(call: ast.Call) -> str:
         mode = mode_of(call, 1)
         return name if mode is None or set(mode) & set("wax") else ""
     if name in {"replace", "rename"}:
-        # `path.replace(target)` and `os.replace(a, b)`; text.replace(a, b), frame.rename(columns=…) and dataclasses.replace(x, …) are others.
+        # `path.replace(target)`, `os.replace(a, b)`; `text.replace(a, b)`, `frame.rename(columns=…)`, `replace(spec, …)` are others.
         path = owner == "os" or (isinstance(call.func, ast.Attribute) and len(call.args) == 1 and not call.keywords)
         return name if path else ""
     if name not in WRITERS or (name in MODULES and owner not in MODULES[name]):
         return ""
     if name.startswith("to_") and not call.args and not any(word.arg and word.arg.startswith("path") for word in call.keywords):
         return ""  # gives a text
-    if name in {"dump"} and owner == "yaml" and len(call.args) < 2 and not any(word.arg == "stream" for word in call.keywords):
+    if name == "dump" and owner == "yaml" and len(call.args) < 2 and not any(word.arg == "stream" for word in call.keywords):
         return ""
     return name
 

@@ -16,7 +16,15 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.impute import SimpleImputer
 from sklearn.model_selection import KFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import MinMaxScaler, OneHotEncoder, OrdinalEncoder, PolynomialFeatures, RobustScaler, StandardScaler, TargetEncoder
+from sklearn.preprocessing import (
+    MinMaxScaler,
+    OneHotEncoder,
+    OrdinalEncoder,
+    PolynomialFeatures,
+    RobustScaler,
+    StandardScaler,
+    TargetEncoder,
+)
 
 from recipeline.components.preprocessing import DefaultPreprocessor
 from recipeline.errors import DataError, RecipeError
@@ -137,7 +145,8 @@ def test_the_block_of_the_guide_is_a_column_transformer(frame: pd.DataFrame) -> 
         ]
     )
     made = pd.DataFrame(part.fit_transform(frame), columns=part.get_feature_names_out())
-    by_hand = pd.DataFrame(theirs.fit_transform(frame.astype({"new": float})), columns=[name.split("__")[1] for name in theirs.get_feature_names_out()])
+    values = theirs.fit_transform(frame.astype({"new": float}))
+    by_hand = pd.DataFrame(values, columns=[name.split("__")[1] for name in theirs.get_feature_names_out()])
     pd.testing.assert_frame_equal(made, by_hand[made.columns], rtol=1e-14)  # sums over columns and over rows differ in the last bit
 
 
@@ -239,7 +248,8 @@ def test_steps_put_transformers_of_scikit_learn_in_the_place_of_their_columns(fr
     """Triples as ColumnTransformer takes them; a transformer of text gets the text; sparse results become dense."""
     text = pd.Series(["good cheap", "bad", "good"] * 30)
     data = pd.DataFrame({"said": text, "price": frame["price"].fillna(0), "rating": frame["rating"], "reviews": frame["reviews"]})
-    steps = [("words", CountVectorizer(), "said"), {"transformer": PolynomialFeatures(2, include_bias=False), "columns": ["rating", "reviews"]}]
+    squares = {"transformer": PolynomialFeatures(2, include_bias=False), "columns": ["rating", "reviews"]}
+    steps: list[Any] = [("words", CountVectorizer(), "said"), squares]
     part = DefaultPreprocessor(steps=steps)
     made = part.fit_transform(data)
     by_hand = np.hstack(
@@ -277,7 +287,7 @@ def test_other_types_of_pandas_are_read_as_what_they_mean(frame: pd.DataFrame, k
     """Categories and extension types give the matrix of the plain columns."""
     plain = DefaultPreprocessor().fit_transform(frame)
     if kind == "nullable":
-        other = frame.assign(price=frame["price"].astype("Float64"), reviews=frame["reviews"].astype("Int64"), new=frame["new"].astype("boolean"))
+        other = frame.astype({"price": "Float64", "reviews": "Int64", "new": "boolean"})
     else:
         other = frame.assign(brand=frame["brand"].astype(kind), region=frame["region"].astype(kind))
     np.testing.assert_array_equal(DefaultPreprocessor().fit_transform(other), plain)
@@ -315,7 +325,7 @@ def test_mistakes_are_seen_before_any_data(params: dict[str, Any], key: tuple[st
 
 def test_an_unknown_strategy_is_an_error_in_a_program_too(frame: pd.DataFrame) -> None:
     """The check of the recipe holds for who uses the class by hand."""
-    with pytest.raises(RecipeError, match="numerical_strategy.*standard"):
+    with pytest.raises(RecipeError, match=r"numerical_strategy.*standard"):
         DefaultPreprocessor(numerical_strategy="standart").fit(frame)
 
 

@@ -121,7 +121,7 @@ def content(hpo):
             "method": "group_split",
             "groups_shared": 0,
             "checked": True,
-            "folds": [{"fold": "0", "fitted": 48, "note": EVIL}],
+            "folds": [{"fold": "0", "fitted": 48, "note": EVIL, "classes": {"no": {"train": 0.25}}}],
             EVIL: {"deep": [1, 2]},
         },
         schema=schema.to_json(),
@@ -216,6 +216,19 @@ def test_colours_follow_the_theme_of_the_reader(text):
     assert "#0a0b0" not in drawn
 
 
+def test_no_grid_is_drawn_over_an_image(content, tmp_path):
+    """A confusion matrix is an image with numbers; lines through them would strike them out."""
+
+    def matrix(axes):
+        axes.imshow([[1, 2], [3, 4]], cmap="Blues")
+
+    drawn = {}
+    for name, draw in (("image", matrix), ("lines", line)):
+        report.write(tmp_path / "r.html", replace(content, hpo=None, figures={"f": Figure("F", draw)}, more_figures={}))
+        drawn[name] = "stroke: var(--grid)" in (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert drawn == {"image": False, "lines": True}
+
+
 def test_the_metrics_stand_beside_their_baselines(text):
     words = Page(text).text
     assert "accuracy 0.9123 this model 0.9123 dummy 0.6000" in words
@@ -223,6 +236,13 @@ def test_the_metrics_stand_beside_their_baselines(text):
     assert "higher is better" in words
     assert "lower is better" in words
     assert "training rows metric value accuracy 1.000" in words
+
+
+def test_the_audit_of_the_split_is_told_to_its_depth(text):
+    words = Page(text).text
+    assert "groups shared 0" in words
+    assert "checked yes" in words
+    assert "no (train 0.25)" in words
 
 
 def test_folds_have_their_mean_and_standard_deviation(content, tmp_path):

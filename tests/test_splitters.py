@@ -172,7 +172,8 @@ def test_time_series_split_is_scikit_learns_on_ordered_rows(frame: pd.DataFrame)
 def test_times_may_be_numbers_text_or_have_a_zone(frame: pd.DataFrame) -> None:
     """All four forms of one calendar are cut alike."""
     cuts = []
-    for day in (frame["day"], frame["day"].dt.tz_localize("Asia/Seoul"), frame["day"].dt.strftime("%Y-%m-%d"), frame["day"].astype("int64")):
+    days = frame["day"]
+    for day in (days, days.dt.tz_localize("Asia/Seoul"), days.dt.strftime("%Y-%m-%d"), days.astype("int64")):
         task, selected = numbers(frame.assign(day=day), timestamp_col="day")
         cuts.append(pairs(TimeSplit(0.2).split(selected, task).folds))
     assert cuts[0] == cuts[1] == cuts[2] == cuts[3]

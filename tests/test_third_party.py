@@ -190,12 +190,9 @@ def served(guest: Guest, project: Path) -> Iterator[Callable[[str], str]]:
     processes = []
 
     def start(run_id: str) -> str:
-        log = (project / "serve.log").open("w")
-        process = subprocess.Popen(
-            [guest.python, "-m", "recipeline", "serve-api", "--run-id", run_id, "--port", "0", "--set", "api_serving.enabled=true"],
-            cwd=project, stdout=log, stderr=subprocess.STDOUT, env=os.environ.copy(),
-        )  # fmt: skip
-        processes.append(process)
+        command = [guest.python, "-m", "recipeline", "serve-api", "--run-id", run_id, "--port", "0", "--set", "api_serving.enabled=true"]
+        with (project / "serve.log").open("w") as log:
+            processes.append(subprocess.Popen(command, cwd=project, stdout=log, stderr=subprocess.STDOUT, env=os.environ.copy()))
         import re
 
         def address() -> str | None:
@@ -271,6 +268,28 @@ def test_mistakes_that_only_the_part_can_know_get_their_line(run: Callable[..., 
     assert problem["key"] == "model.hyperparameters.quantiles"
     assert problem["line"] == 5
     assert "not sorted" in problem["message"]
+
+
+def test_a_stranger_runs_the_contract_suite_over_its_own_parts(guest: Guest) -> None:
+    """`recipeline.checks` is importable by third parties; every part of the two plugins passes every check that applies."""
+    program = """
+import pathlib, sys, tempfile
+from recipeline.checks import parts_and_checks
+failed = []
+for distribution in ("seasonal-forecast", "gridworld-control"):
+    for part, check in parts_and_checks(distribution):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                check(part, pathlib.Path(folder))
+            except AssertionError as error:
+                failed.append(f"{part} {check}: {error}")
+            else:
+                print(part, check)
+sys.exit("\\n".join(failed) or 0)
+"""
+    done = subprocess.run([guest.python, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 40
 
 
 def test_uninstalled_leaves_the_rest_untouched(process: Callable[..., Any], tmp_path: Path, project: Path) -> None:

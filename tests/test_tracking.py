@@ -14,6 +14,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,10 @@ from recipeline.stores import files
 PROJECT = Path(__file__).parents[1]
 
 # What `import mlflow.pyfunc` says about MLflow's own type hints.
-pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+    pytest.mark.filterwarnings("ignore:Using `httpx` with"),  # of starlette's test client
+]
 
 
 @pytest.fixture(autouse=True)
@@ -272,8 +276,22 @@ def test_a_run_is_found_by_id_prefix_latest_name_and_alias(home: settings.Settin
 @pytest.mark.parametrize(
     "reference",
     [
-        "", "../../x", "..", "%2e%2e%2fx", "....//....//x", "a/b", "a\\b", "models:/../x@y", "models:/..@x", "models:/x", "latest:", "a b",
-        "a\0b", "x" * 65, "ab%", "runs:/../x/model",
+        "",
+        "../../x",
+        "..",
+        "%2e%2e%2fx",
+        "....//....//x",
+        "a/b",
+        "a\\b",
+        "models:/../x@y",
+        "models:/..@x",
+        "models:/x",
+        "latest:",
+        "a b",
+        "a\0b",
+        "x" * 65,
+        "ab%",
+        "runs:/../x/model",
     ],
 )
 def test_what_is_no_reference_is_wrong_use(home: settings.Settings, reference: str) -> None:
@@ -560,7 +578,11 @@ class Line:
                 near, _ = listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self.target))
+            try:
+                far = socket.create_connection(("127.0.0.1", self.target))
+            except OSError:
+                near.close()
+                continue
             self.open += [near, far]
             for one, other in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(one, other, one is near), daemon=True).start()
@@ -576,8 +598,10 @@ class Line:
                 other.sendall(data)
         except OSError:
             pass
-        with contextlib.suppress(OSError):
-            other.shutdown(socket.SHUT_RDWR)
+        for end in (one, other):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
 
 
 @pytest.fixture(scope="module")
@@ -753,16 +777,16 @@ def test_without_its_server_a_project_still_finds_what_it_has(remote: settings.S
     assert "open-sesame" not in str(raised.value)
 
 
-def test_a_server_killed_by_its_process_id_loses_no_run(tmp_path: Path, server: int, remote: settings.Settings) -> None:
+def test_a_server_killed_by_its_process_id_loses_no_run(tmp_path: Path, server: int) -> None:
     """The last test of this server: no warning, no goodbye."""
     import psutil
 
-    run = tracking.start(remote, name="killed")
-    owner = next(
-        connection.pid for connection in psutil.net_connections("tcp") if connection.laddr.port == server and connection.status == "LISTEN"
-    )
-    assert owner is not None
-    psutil.Process(owner).kill()
+    where = configured(tmp_path, f"mlflow.tracking_uri=http://127.0.0.1:{server}")
+    run = tracking.start(where, name="killed")
+    listening = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN" and one.laddr.port == server]
+    for process in [psutil.Process(one.pid) for one in listening]:
+        process.kill()
+        process.wait(timeout=20)
     say(run, artifact_in(tmp_path / "made"))
     assert run.spooled
-    assert tracking.find_run(remote, "latest").run_id == run.run_id
+    assert tracking.find_run(where, "latest").run_id == run.run_id

@@ -58,7 +58,13 @@ def _metrics(settings: Settings) -> tuple[list[dict[str, Any]], list[str]]:
         except RecipelineError:
             continue  # `list tasks` says what is wrong with it
         rows += [
-            {"task": entry.name, "metric": metric.name, "direction": metric.direction, "aliases": ", ".join(metric.aliases), "summary": metric.summary}
+            {
+                "task": entry.name,
+                "metric": metric.name,
+                "direction": metric.direction,
+                "aliases": ", ".join(metric.aliases),
+                "summary": metric.summary,
+            }
             for metric in metrics
         ]
     return rows, ["task", "metric", "direction", "aliases", "summary"]

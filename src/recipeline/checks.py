@@ -8,10 +8,11 @@
         check(part, tmp_path)
 
 Which checks apply is decided by the role of a part and by what it can do. A part that cannot be made without arguments, or
-that a small table tells nothing, says how to try it by two optional class methods:
+that a small table tells nothing, says how to try it by optional class methods:
 
     example() -> dict   arguments for its constructor; for a task the keys of `data_interface`
     example_data()      what it works on: a `Selected` for a model, preprocessor or splitter; raw rows for a task or augmenter
+    example_rows()      what `predict` takes, where it is not what `fit` takes (an agent learns from an environment, answers states)
 
 An argument called `source_uri` is given a small CSV file. `places`, `context_params` and `interface` come from here, as they
 come from the engine elsewhere.
@@ -562,7 +563,8 @@ def _unsuited(part: Registered, error: Exception) -> str:
 
 
 def _said(fitted: Any, selected: Selected) -> Any:
-    return fitted.predict(selected.X) if hasattr(fitted, "predict") else fitted.transform(selected.X)
+    rows = type(fitted).example_rows() if hasattr(fitted, "example_rows") else selected.X
+    return fitted.predict(rows) if hasattr(fitted, "predict") else fitted.transform(rows)
 
 
 def _fold_is_sound(fold: Fold, selected: Selected, name: str) -> None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("recipeline")
 
+WORK_TAG = "recipeline.work"
+"""Tag of a run: the key of its work folder."""
+
 
 class Attempt:
     """The tracked run of one call of `train`.
@@ -45,16 +48,19 @@ class Attempt:
 
     def start(self, work: Work | None) -> tracking.Tracked:
         """Open the tracked run, the one of the earlier attempt where there was one."""
-        recipe = self.components.recipe
+        recipe, settings = self.components.recipe, self.components.settings
         self.work = work
+        run_id = (work.run_id or None) if work else None
+        if work is not None and work.resumed and run_id is None:  # it died between opening its run and remembering it
+            run_id = tracking.unfinished(settings, name=recipe.name, tag=WORK_TAG, value=work.key)
         self.run = tracking.start(
-            self.components.settings,
+            settings,
             name=recipe.name,
-            run_id=(work.run_id or None) if work else None,
+            run_id=run_id,
             tags={
                 "recipeline.recipe": recipe.name,
                 "recipeline.task": recipe.task_type,
-                **({"recipeline.work": work.key} if work else {}),
+                **({WORK_TAG: work.key} if work else {}),
             },
         )
         if work is not None and work.run_id != self.run.run_id:
@@ -195,6 +201,7 @@ def _content(
         seed=components.recipe.seed,
         seconds=seconds,
         task=components.recipe.task_type,
+        warnings=tuple(outcome.hpo.get("notes", ())),
         finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         about={name: about[name] for name in ("data_fingerprint", "git_commit", "parameters") if about[name]},
     )

@@ -146,7 +146,7 @@ def _mlflow(*, sql: bool) -> Any:
     """MLflow's client class. Its own log handler is kept out, its telemetry off, its retries short: we bound them ourselves."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     }.items():
         os.environ.setdefault(name, value)
@@ -280,8 +280,20 @@ def _translated(error: Exception, store: _Store) -> RecipelineError:
     if "disk is full" in words or "readonly database" in words or getattr(error, "errno", None) in {errno.ENOSPC, errno.EROFS}:
         return Exhausted(f"{store.shown} cannot be written: {words}", hint="make room, or choose another folder", slug="disk")
     if _away(error):
-        return Unavailable(f"{store.shown} does not answer: {words}", hint="try again, or see mlflow.tracking_uri", slug="tracking")
+        return Unavailable(
+            f"{store.shown} does not answer ({_reason(error) or words})", hint="try again, or see mlflow.tracking_uri", slug="tracking"
+        )
     return DataError(f"{store.shown} refuses: {words}", slug="tracking")
+
+
+def _reason(error: BaseException | None) -> str:
+    """What went wrong on the line, in one word: MLflow wraps it in a text with addresses and objects."""
+    while error is not None:
+        if isinstance(error, OSError):
+            response = getattr(error, "response", None)
+            return type(error).__name__ if response is None else f"HTTP {response.status_code}"
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 # --- a run -----------------------------------------------------------------------------------------------------------
@@ -368,7 +380,7 @@ class Tracked:
         Never raises an error of the tracking itself: the one that ended the run is on its way to the user.
         """
         try:
-            self.set_tags({"recipeline.error": slug, "recipeline.message": message})
+            self.set_tags({ERROR_TAG: slug, MESSAGE_TAG: message})
             for name, text in (("recipe.yaml", recipe), ("log.txt", log)):
                 if text:
                     self.log_text(name, text)
@@ -431,6 +443,21 @@ def start(
     return run
 
 
+def unfinished(settings: Settings, *, name: str, tag: str, value: str) -> str | None:
+    """Id of the newest run of recipe `name` that carries this tag and never came to an end; None where there is none.
+
+    So a process that died right after it had opened a run, before it could write down which, finds it again.
+    """
+    store = _store(settings)
+    try:
+        running = _ask(lambda: _search(store, name=name, status="RUNNING", limit=1000))
+    except _failures() as error:
+        if not _away(error):
+            raise _translated(error, store) from error
+        return None  # the server is away: what is opened now is spooled
+    return next((run.run_id for run in running if run.tags.get(tag) == value), None)
+
+
 def _open(store: _Store, name: str, run_id: str | None, tags: dict[str, str]) -> Tracked:
     try:
         client = _ask(lambda: _client(store))
@@ -446,6 +473,7 @@ def _open(store: _Store, name: str, run_id: str | None, tags: dict[str, str]) ->
         log.warning("%s; run %s is spooled", _translated(error, store).message, local)
         spool = _Spool.begin(store, local, name, at_server=run_id is not None)
         spool.add({"do": "tags", "tags": tags}, None)
+        _note(store, local, tags=tags)
         return Tracked(store, local, name, writer=None, spool=spool, resumed=run_id is not None)
     return Tracked(store, opened.info.run_id, name, writer=_Writer(client, opened), spool=None, resumed=resumed)
 
@@ -462,6 +490,8 @@ def _reopen(client: Any, run_id: str) -> Any:
         log.warning("the tracking store has no run %s any more; a new one is opened", run_id)
         return None
     _ask(lambda: client.update_run(run_id, status="RUNNING"))
+    for tag in {ERROR_TAG, MESSAGE_TAG} & set(run.data.tags):  # why it was stopped says nothing of how it ends
+        _ask(lambda tag=tag: client.delete_tag(run_id, tag))  # type: ignore[misc]
     return run
 
 
@@ -756,7 +786,7 @@ def _latest(store: _Store, name: str | None) -> FoundRun:
 
 def _with_artifact(store: _Store, run: RunInfo) -> FoundRun:
     if run.status in {"FAILED", "KILLED"}:
-        reason = run.tags.get("recipeline.error")
+        reason = run.tags.get(ERROR_TAG)
         because = f" ({reason})" if reason else ""
         raise UnknownRun(f"run {run.run_id} has no artifact: its status is {run.status}{because}", hint="choose a run that is FINISHED")
     if (place := _asked(store, lambda: _artifact(store, run))) is not None:

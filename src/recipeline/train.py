@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from recipeline import artifact
 from recipeline.assemble import Components, assemble
 from recipeline.contracts import Progress, Silent
+from recipeline.errors import RecipeError
 from recipeline.folds import Line
 from recipeline.recipe import Recipe
 from recipeline.recipe import load as load_recipe
@@ -70,6 +71,8 @@ def train(
     started = time.perf_counter()
     recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     settings = settings or load_settings(project=recipe.path)
+    if unsafe := settings.production_problems(serving=False):
+        raise RecipeError(unsafe)
     components = assemble(recipe, settings, params=params or {})
     task = components.task
     with Attempt(components) as attempt:

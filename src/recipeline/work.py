@@ -61,6 +61,7 @@ class Work:
         folder.mkdir(parents=True, exist_ok=True)
         lock = files.Lock(folder / "lock")
         lock.acquire()
+        shutil.rmtree(_grave(folder), ignore_errors=True)  # of one that died while it was being discarded
         state = read_state(folder)
         resumed = bool(state)
         if not state:
@@ -87,7 +88,7 @@ class Work:
 
     def discard(self) -> None:
         """The run is done; nothing is left to go on with."""
-        grave = self.folder.with_name(f".{self.folder.name}.done")
+        grave = _grave(self.folder)
         shutil.rmtree(grave, ignore_errors=True)
         self.folder.rename(grave)  # at once, so that a crash while deleting leaves no half folder under the key
         shutil.rmtree(grave, ignore_errors=True)
@@ -106,7 +107,7 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 def find(root: Path, reference: str) -> Path:
     """The work folder of an unfinished run, by run id, unique prefix, or `latest`."""
-    folders = [path.parent for path in root.glob("*/state.json")]
+    folders = [path.parent for path in root.glob("*/state.json") if not path.parent.name.startswith(".")]
     if reference == "latest":
         if folders:
             return max(folders, key=lambda folder: (folder / "state.json").stat().st_mtime_ns)
@@ -118,6 +119,11 @@ def find(root: Path, reference: str) -> Path:
         raise UnknownRun(f"{reference} fits {len(fitting)} unfinished runs", hint="give more of the run id")
     known = ", ".join(sorted(read_state(folder)["run_id"][:12] for folder in folders)) or "there is none"
     raise UnknownRun(f"no unfinished run {reference}", hint=f"unfinished: {known}")
+
+
+def _grave(folder: Path) -> Path:
+    """Where a work folder goes to be deleted; nobody looks for unfinished runs there."""
+    return folder.with_name(f".{folder.name}.done")
 
 
 def read_state(folder: Path) -> dict[str, Any]:

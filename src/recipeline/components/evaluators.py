@@ -29,7 +29,7 @@ MEASURES: Mapping[str, tuple[Metric, ...]] = {"classification": CLASSIFICATION, 
 LEVELS_MOST = 101
 """Rows of the table of thresholds."""
 REPEATS = 5
-ROWS_PREDICTED = 60_000
+ROWS_PREDICTED = 30_000
 ROWS_SAMPLED = 300
 """Permutation importances: shuffles per column, predictions in all, sealed rows looked at; they bound what a report costs."""
 
@@ -66,7 +66,7 @@ class BaseEvaluator:
                          or r2, rmse, mae
         y_proba          (n, k) probabilities in the order of the sorted classes, or None
         sample_weight    (n,) or None
-        observed         given by `judge`: the same, as the metrics take it
+        observed, known  given by `judge`: the same as metrics take it, and the metrics of the task
 
         Raises RecipeError for a metric that is unknown or needs what the model does not give, DataError for one that is
         undefined on these rows.
@@ -74,7 +74,8 @@ class BaseEvaluator:
         observed = kwargs.get("observed")
         if observed is None:
             observed = observe(y_true, y_pred, y_proba=kwargs.get("y_proba"), sample_weight=kwargs.get("sample_weight"))
-        known = (*(REGRESSION if observed.classes is None else CLASSIFICATION), *self.measures)
+        usual = REGRESSION if observed.classes is None else CLASSIFICATION
+        known = (*kwargs.get("known", usual), *self.measures)
         asked = resolve(kwargs["metrics"] if kwargs.get("metrics") is not None else _usual(observed), known)
         found = {metric.name: measure(metric, observed) for metric in asked}
         if observed.actual.ndim == 2:
@@ -95,12 +96,14 @@ class BaseEvaluator:
             part.selected.extras.get("target", part.selected.y),
             output[list(_said(observed))].to_numpy() if observed.actual.ndim == 2 else output["prediction"].to_numpy(),
             observed=observed,
+            known=pipeline.task.metrics,
             metrics=part.metrics,
             y_proba=observed.probability,
             classes=observed.classes,
             sample_weight=observed.weight,
         )
-        silent = [name for name in part.metrics if name not in told]
+        asked = resolve(part.metrics, (*pipeline.task.metrics, *self.measures))
+        silent = [metric.name for metric in asked if metric.name not in told]
         if silent:
             raise TrainingFailed(
                 f"evaluate reported no {', '.join(silent)}",
@@ -277,7 +280,7 @@ def _class_tables(observed: Observed) -> dict[str, pd.DataFrame]:
 
 def _ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     """NaN where there is nothing to divide by."""
-    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
+    return np.asarray(np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0))
 
 
 def _thresholds(actual: NDArray[np.bool_], confidence: NDArray[np.float64]) -> pd.DataFrame:

@@ -486,11 +486,9 @@ def _centres(rows: Matrix, strategy: str) -> NDArray[np.float64]:
         return np.array([float(_mode(row)) for row in rows])
     n = rows.shape[1]
     half = n // 2
-    if n % 2:
-        rows.partition(half, axis=1)
-        return rows[:, half].copy()
-    rows.partition([half - 1, half], axis=1)
-    return np.asarray(rows[:, half - 1 : half + 1].mean(axis=1))
+    rows.partition(half, axis=1)
+    upper = rows[:, half].copy()
+    return upper if n % 2 else np.asarray((rows[:, :half].max(axis=1) + upper) / 2)
 
 
 def _mode(values: NDArray[Any]) -> Any:

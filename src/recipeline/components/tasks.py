@@ -292,9 +292,9 @@ class Classification(_Tabular):
             if probability is None:
                 raise RecipeError(_no_threshold(model))
             positive = self.positive(schema)
-            return np.where(probability[:, positive] >= threshold, positive, 1 - positive)
+            return np.asarray(np.where(probability[:, positive] >= threshold, positive, 1 - positive))
         if probability is not None and _predicts_by_probability(model):
-            return np.argmax(probability, axis=1)
+            return np.asarray(np.argmax(probability, axis=1))
         return np.asarray(model.predict(X)).reshape(n)
 
     def baselines(self, schema: InputSchema) -> Mapping[str, Any]:

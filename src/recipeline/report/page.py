@@ -90,6 +90,11 @@ def number(value: Any) -> str:
 def _cell(value: Any) -> str:
     """A value of a table, cut where it would break the page."""
     item = getattr(value, "item", None)
+    if isinstance(value, Mapping):
+        text = ", ".join(
+            f"{name} {_cell(inner)}" if not isinstance(inner, Mapping) else f"{name} ({_cell(inner)})" for name, inner in value.items()
+        )
+        return text if len(text) <= 240 else f"{text[:239]}…"
     text = number(item() if callable(item) and getattr(value, "ndim", 1) == 0 else value)
     return text if len(text) <= 80 else f"{text[:79]}…"
 

@@ -22,6 +22,8 @@ log = logging.getLogger("recipeline")
 INK, GRID = "#0a0b0d", "#0a0b0e"
 CYCLE = ("#2f6fed", "#e8590c", "#2b9a66", "#8e4ec6", "#b8860b", "#d6336c", "#1098ad", "#6b7280")
 """Colours of the light theme; the page knows the ones of the dark theme as --c0 … --c7."""
+NAMED = {"#1f77b4": 0, "#ff7f0e": 1, "#2ca02c": 2, "#9467bd": 3, "#d62728": 5, "#e377c2": 5, "#17becf": 6, "#7f7f7f": 7, "#808080": 7}
+"""`tab:blue` and its like, and `grey`: what figures name where they do not take the cycle."""
 
 STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -86,6 +88,9 @@ def _drawn(figure: Figure, name: str, size: tuple[float, float]) -> Markup:
         FigureCanvasSVG(canvas)
         axes = canvas.subplots()
         figure.draw(axes)
+        for drawn in canvas.axes:
+            if drawn.images:  # matplotlib draws the grid over images
+                drawn.grid(visible=False)
         stream = io.StringIO()
         canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _themed(stream.getvalue(), figure.title)
@@ -97,7 +102,8 @@ def _themed(text: str, title: str) -> Markup:
     box = re.search(r'viewBox="[^"]+"', head)
     if box is None:
         raise ValueError("an SVG without viewBox")
-    known = {INK: "var(--ink)", GRID: "var(--grid)", **{colour: f"var(--c{number})" for number, colour in enumerate(CYCLE)}}
+    cycle = {**NAMED, **{colour: number for number, colour in enumerate(CYCLE)}}
+    known = {INK: "var(--ink)", GRID: "var(--grid)", **{colour: f"var(--c{number})" for colour, number in cycle.items()}}
 
     def colour(found: re.Match[str]) -> str:
         kind, value = found.groups()

@@ -46,27 +46,25 @@ def figures(hpo: Mapping[str, Any]) -> dict[str, Figure]:
 def _history(axes: Axes, trials: Sequence[Mapping[str, Any]], *, maximize: bool) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    groups = {"complete": ("C0", "o", "scored"), "pruned": ("C7", "x", "pruned")}
-    for state, (colour, marker, label) in groups.items():
-        chosen = [trial for trial in trials if trial["state"] == state and trial["value"] is not None]
-        if chosen:
-            axes.plot([t["number"] for t in chosen], [t["value"] for t in chosen], marker, color=colour, label=label, alpha=0.75)
-    failed = [trial["number"] for trial in trials if trial["state"] == "failed"]
-    if failed:
-        axes.plot(failed, [0.02] * len(failed), "x", color="C5", label="failed", transform=axes.get_xaxis_transform())
     scored = [trial for trial in trials if trial["state"] == "complete"]
+    axes.plot([t["number"] for t in scored], [t["value"] for t in scored], "o", color="C0", label="scored", alpha=0.75)
+    # A pruned trial's last report covers fewer folds, so it is no score: both kinds stand at the foot.
+    for state, colour, height in (("pruned", "C7", 0.02), ("failed", "C5", 0.05)):
+        numbers = [trial["number"] for trial in trials if trial["state"] == state]
+        if numbers:
+            axes.plot(numbers, [height] * len(numbers), "x", color=colour, label=state, transform=axes.get_xaxis_transform())
     best, steps = scored[0]["value"], []
     for trial in scored:
         best = max(best, trial["value"]) if maximize else min(best, trial["value"])
         steps.append(best)
     axes.step([t["number"] for t in scored], steps, where="post", color="C1", label="best so far")
     # The interesting part: where the better three quarters lie, with the best; hopeless trials may leave the picture.
-    low, high = _window([t["value"] for t in trials if t["value"] is not None], maximize=maximize)
+    low, high = _window([t["value"] for t in scored], maximize=maximize)
     axes.set_ylim(low, high)
     axes.set_xlabel("trial")
     axes.set_ylabel("score on the inner folds")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(loc="lower right" if maximize else "upper right")
+    axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=4)
 
 
 def _window(values: Sequence[float], *, maximize: bool) -> tuple[float, float]:
@@ -78,7 +76,7 @@ def _window(values: Sequence[float], *, maximize: bool) -> tuple[float, float]:
     limit = max(worst, best - 3 * spread) if maximize else min(worst, best + 3 * spread)
     low, high = (limit, best) if maximize else (best, limit)
     margin = 0.08 * (high - low or spread)
-    return low - margin, high + margin
+    return low - 2 * margin, high + margin
 
 
 def _importances(axes: Axes, shares: Mapping[str, float]) -> None:

@@ -1,7 +1,7 @@
 """From the bytes of a request to a frame: the request model is generated from the stored input contract.
 
-One record, a list of records, or `{"records": [...]}`. Integers are taken for floats; nothing else is converted, so that
-text in a number is an error and not a guess. A column that had nulls in training may be null or missing. Columns that the
+One record, a list of records, or `{"records": [...]}`. Integers are taken for floats, and 42.0 for the integer it is; nothing
+else is converted, so that text in a number is an error and not a guess. A column that had nulls in training may be null or missing. Columns that the
 contract does not know are ignored and counted.
 """
 
@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, WithJsonSchema, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FailFast,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+)
 
 from recipeline.errors import nearest
 from recipeline.serve.problems import HTTPProblem, pointer
@@ -173,7 +184,7 @@ class RowReader:
         if kind == "value_error":
             return item["msg"].removeprefix("Value error, ")
         if column.dtype == "int64" and isinstance(item["input"], float):
-            return f"{expected}, got a number with a fraction or exponent"
+            return f"{expected}, got a fraction"
         return f"{expected}, got {_kind(item['input'])}"
 
 
@@ -246,7 +257,7 @@ def _field(column: Column) -> tuple[Any, Any]:
         return Annotated[Any, AfterValidator(_scalar), WithJsonSchema(scalar), Field(alias=column.name, **shown)], None
     kinds: dict[str, Any] = {
         "float64": Annotated[float, Field(allow_inf_nan=False)],
-        "int64": Annotated[int, Field(ge=_INT64[0], le=_INT64[1])],
+        "int64": Annotated[int, Field(ge=_INT64[0], le=_INT64[1]), BeforeValidator(_whole)],
         "bool": bool,
         "string": str,
         "datetime": _time_stamp(zone=False),
@@ -290,6 +301,11 @@ def _moment(text: str, *, zone: bool) -> pd.Timestamp:
     if (moment.tzinfo is not None) != zone:
         raise ValueError(f"{expected}, got one {'without' if zone else 'with'} a zone")
     return moment.tz_convert("UTC") if zone else moment
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 42.0 is an integer there, as JSON Schema has it."""
+    return int(value) if value.__class__ is float and value.is_integer() else value
 
 
 def _scalar(value: Any) -> Any:

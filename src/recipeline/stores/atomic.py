@@ -13,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import secrets
@@ -196,7 +197,8 @@ class Lock:
         if self._descriptor is None:
             return
         with contextlib.suppress(OSError):  # a folder that became read-only keeps the file; the lock is what counts
-            self.path.unlink()
+            if _same_file(self._descriptor, self.path):  # the folder was moved, and there is another holder's now
+                self.path.unlink()
         os.close(self._descriptor)
         self._descriptor = None
 
@@ -409,7 +411,7 @@ def _plain(value: Any, key: tuple[str | int, ...], null_for_nan: bool) -> Any:
     if value is None or isinstance(value, (str, bool, int)):
         return value if type(value) in (str, bool, int, type(None)) else _plain_subclass(value)
     if isinstance(value, float):
-        if value - value == 0.0:  # false for NaN and infinities
+        if math.isfinite(value):
             return float(value)
         if null_for_nan:
             return None

@@ -337,10 +337,11 @@ class FrameSink:
 
     def abandon(self) -> None:
         """Let go of a file that will be thrown away."""
-        if self._stream is not None:
-            # What the stream would still say (the disk is full, once more) helps nobody.
-            with contextlib.suppress(OSError):
-                self._stream.close()
+        for part in (self._writer, self._stream):
+            # What they would still say (the disk is full, once more) helps nobody.
+            with contextlib.suppress(OSError, ValueError):
+                if part is not None:
+                    part.close()
 
 
 @contextlib.contextmanager

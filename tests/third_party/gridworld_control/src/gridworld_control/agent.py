@@ -8,7 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from recipeline.contracts import FitContext
+from gridworld_control.world import Gridworld
+from recipeline.contracts import FitContext, Selected
 from recipeline.stores import files
 
 
@@ -27,6 +28,16 @@ class QLearning:
 
     def __init__(self, exploration: Any = None, learning_rate: float = 0.2, discount: float = 0.98, episodes: int = 300) -> None:
         self.exploration, self.learning_rate, self.discount, self.episodes = exploration, learning_rate, discount, episodes
+
+    @classmethod
+    def example_data(cls) -> Selected:
+        """For the contract suite: what it learns from is a world."""
+        return Selected(X=Gridworld(size=3, slip=0.0))
+
+    @classmethod
+    def example_rows(cls) -> np.ndarray[Any, Any]:
+        """For the contract suite: what it answers are states."""
+        return np.array([[0, 0], [1, 2]])
 
     def fit(self, X: Any, y: Any = None, *, context: FitContext) -> Self:
         world, rng = X, np.random.default_rng(context.seed)

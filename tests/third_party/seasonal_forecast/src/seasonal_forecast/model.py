@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import BaseModel
 
-from recipeline.contracts import FitContext, Route
+from recipeline.contracts import FitContext, Route, Selected
 from recipeline.errors import DataError, Problem
 from recipeline.stores import files
 
@@ -41,6 +41,17 @@ class SeasonalLinear:
     ) -> None:
         self.lookback, self.horizon = lookback, horizon
         self.quantiles, self.epochs, self.learning_rate = quantiles, epochs, learning_rate
+
+    @classmethod
+    def example(cls) -> dict[str, Any]:
+        """For the contract suite: constructor arguments."""
+        return {"lookback": 8, "horizon": 4, "epochs": 5}
+
+    @classmethod
+    def example_data(cls) -> Selected:
+        """For the contract suite: one series of 60 days."""
+        y = np.sin(np.arange(60) / 3)
+        return Selected(X=pd.DataFrame({"series": "a", "time": pd.date_range("2024-01-01", periods=60), "y": y}), y=y)
 
     @classmethod
     def check(cls, params: Mapping[str, Any], interface: Mapping[str, Any], environment: str) -> list[Problem]:
