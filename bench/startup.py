@@ -23,12 +23,14 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=7)
     times = parser.parse_args().times
     look = f"import sys; heavy = [name for name in {HEAVY!r} if name in sys.modules]; print('loaded:', heavy)"
+    help_page = "from recipeline.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+    validation = f"from recipeline.cli import main\nmain(['validate', '--fast', '--recipe-file', {RECIPE!r}])\n"
     commands = {
         "python -c pass": (["-c", "pass"], 0.0, None),
-        "main.py --help": (["main.py", "--help"], 0.3, "import sys; sys.argv = ['main.py', '--help']\ntry:\n    from recipeline.cli import main; main()\nexcept SystemExit: pass\n"),
+        "main.py --help": (["main.py", "--help"], 0.3, help_page),
         "import recipeline": (["-c", "import recipeline"], 0.1, "import recipeline\n"),
-        "validate --fast": (["main.py", "validate", "--fast", "--recipe-file", RECIPE], 0.5, f"from recipeline.cli import main; main(['validate', '--fast', '--recipe-file', {RECIPE!r}])\n"),
-    }  # fmt: skip
+        "validate --fast": (["main.py", "validate", "--fast", "--recipe-file", RECIPE], 0.5, validation),
+    }
     rows, failed = [], False
     for name, (command, goal, probe) in commands.items():
         cpu = median(run([sys.executable, *command], cwd=PROJECT).cpu for _ in range(times))

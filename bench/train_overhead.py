@@ -1,6 +1,6 @@
 """`train` against a careful hand-written scikit-learn + MLflow script that logs the same model, parameters and metrics.
 
-Both save and read back the model by skops, judge what was read, and draw no report. Goal: CPU ≤ 1.10×.
+Both save and read back the model by skops, judge what was read, and draw no report. Goal: CPU ≤ 1.10 x.
 
 python -m bench.train_overhead [--times 5]
 """

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,17 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "mlflow.db"
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Any]:
+    """Runs commands in processes of their own, without the seconds of their imports; kills them where a test wants that."""
+    from crashing import Nursery
+
+    with Nursery() as started:
+        yield started
+
+
 @pytest.fixture
-def project(tmp_path: Path, recipe_data: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def project(tmp_path: Path, recipe_data: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with the shipped recipes, their data and configuration; the current directory of the test."""
     folder = tmp_path / "project"
     folder.mkdir()
@@ -54,7 +63,7 @@ def project(tmp_path: Path, recipe_data: Path, empty_store: Path, monkeypatch: p
     for name in list(os.environ):
         if name.startswith("RECIPELINE__") or name in {"APP_ENV", "BATCH_SIZE", "LOG_LEVEL"}:
             monkeypatch.delenv(name)
-    yield folder
+    return folder
 
 
 class Answer:

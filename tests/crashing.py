@@ -2,7 +2,8 @@
 
 The commands run as a user's do, in processes of their own; only the seconds that imports take are paid once. A moment is the
 number of an event, which is Python opening, renaming, making or removing something below the project folder, or connecting
-to a database there (`sys.addaudithook`: the code under test is the real one and does not know), and a delay after it.
+to a database there (`sys.addaudithook`: the code under test is the real one and does not know), and a delay after it; or it is
+the call of a function in a phase.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 EVENTS = frozenset({"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.scandir", "sqlite3.connect"})
@@ -44,18 +46,29 @@ class Ended(NamedTuple):
         return json.loads(self.out.splitlines()[-1])
 
 
+class Started(NamedTuple):
+    """A command that runs, and the files of what it says."""
+
+    process: int
+    out: Path
+    err: Path
+
+
 class Nursery:
     """Use it in a `with` statement; `run` starts one command and waits for its end."""
 
+    _started = 0
+
     def __enter__(self) -> Nursery:
-        # -X utf8 off, no site tricks: the interpreter of the tests, as it is
         self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
-        assert self._process.wait(timeout=20) == 0
+        self._process.wait(timeout=20)
+        self._process.stdout.close()
 
     def run(
         self,
@@ -67,20 +80,41 @@ class Nursery:
         record: bool = False,
     ) -> Ended:
         """at: the signal is sent right before event `at` happens (from 0), or `after` seconds later."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         notes = project.with_name(f"{project.name}.notes")
         notes.mkdir(exist_ok=True)
         job = {
             "project": str(project), "arguments": list(map(str, arguments)), "notes": str(notes),
             "at": at, "after": after, "kill": int(kill), "record": record,
         }  # fmt: skip
-        self._process.stdin.write(json.dumps(job) + "\n")
-        self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
+        answer = self._told(job)
         events = json.loads((notes / "events").read_text()) if record else []
         texts = [(notes / name).read_text() for name in ("out", "err")]
         return Ended(answer["code"], texts[0], texts[1], answer["seconds"], tuple(Event(*event) for event in events))
+
+    def start(self, project: Path, *arguments: str | Path) -> Started:
+        """A command that goes on until `stop`."""
+        self._started += 1
+        notes = project.with_name(f"{project.name}.notes-{self._started}")
+        notes.mkdir()
+        job = {
+            "project": str(project), "arguments": list(map(str, arguments)), "notes": str(notes),
+            "at": None, "after": 0, "kill": 0, "record": False, "stay": True,
+        }  # fmt: skip
+        return Started(self._told(job)["process"], notes / "out", notes / "err")
+
+    def stop(self, started: Started, number: int = signal.SIGTERM) -> int:
+        """Send it a signal; its exit code."""
+        os.kill(started.process, number)
+        code: int = self._told({"wait": started.process})["code"]
+        return code
+
+    def _told(self, job: dict[str, Any]) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
 
 
 # --- the process ---------------------------------------------------------------------------------------------------------
@@ -90,6 +124,9 @@ def main() -> None:
     _import_everything()
     for line in sys.stdin:
         job = json.loads(line)
+        if "wait" in job:
+            _tell(code=os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1]))
+            continue
         began = time.monotonic()
         signs, said = os.pipe()
         child = os.fork()
@@ -97,14 +134,21 @@ def main() -> None:
             os.close(signs)
             os._exit(_run(job, said))
         os.close(said)
+        if job.get("stay"):
+            os.close(signs)
+            _tell(process=child)
+            continue
         if os.read(signs, 1):  # the moment has come; nothing where the child ended before
             time.sleep(job["after"])
             os.kill(child, job["kill"])
         os.close(signs)
         _, status = os.waitpid(child, 0)
-        answer = {"code": os.waitstatus_to_exitcode(status), "seconds": time.monotonic() - began}
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+        _tell(code=os.waitstatus_to_exitcode(status), seconds=time.monotonic() - began)
+
+
+def _tell(**answer: Any) -> None:
+    sys.stdout.write(json.dumps(answer) + "\n")
+    sys.stdout.flush()
 
 
 def _run(job: dict[str, Any], said: int) -> int:
@@ -132,7 +176,7 @@ class _Watch(logging.Handler):
     def __init__(self, job: dict[str, Any], said: int) -> None:
         super().__init__(logging.INFO)
         self.below, self.at, self.said = job["project"] + os.sep, job["at"], said
-        self.at_once = job["kill"] if job["after"] == 0 and job["kill"] == signal.SIGKILL else None
+        self.at_once = job["kill"] if job["after"] == 0 else None
         self.count, self.phase, self.began, self.on = 0, "load", time.monotonic(), True
         self.events: list[Event] = []
 
@@ -140,19 +184,32 @@ class _Watch(logging.Handler):
         text = record.getMessage()
         if text.startswith("phase "):
             self.phase = text.split()[1]
+            if isinstance(self.at, list):
+                sys.setprofile(self.called if self.phase == self.at[0] else None)
+
+    def called(self, frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_name == self.at[1]:
+            sys.setprofile(None)
+            self.now()
+
+    def now(self) -> None:
+        if self.at_once is not None:
+            os.kill(os.getpid(), self.at_once)
+        else:
+            os.write(self.said, b"!")
 
     def audit(self, name: str, arguments: Sequence[Any]) -> None:
         if not self.on or name not in EVENTS or not arguments:
             return
         path = arguments[0]
-        text = os.fsdecode(path) if isinstance(path, (str, bytes, os.PathLike)) else ""
-        if not text.removeprefix("file:").startswith(self.below):
+        text = os.fsdecode(path).removeprefix("file:") if isinstance(path, (str, bytes, os.PathLike)) else ""
+        if not text or (os.path.isabs(text) and not text.startswith(self.below)):  # the project is the working folder
             return
         if self.count == self.at:
-            if self.at_once is not None:
-                os.kill(os.getpid(), self.at_once)
-            os.write(self.said, b"!")
-        self.events.append(Event(time.monotonic() - self.began, self.phase, name, text.removeprefix("file:")[len(self.below) :]))
+            self.count += 1
+            self.now()
+            return
+        self.events.append(Event(time.monotonic() - self.began, self.phase, name, text.removeprefix(self.below)))
         self.count += 1
 
 
@@ -179,6 +236,7 @@ def _import_everything() -> None:
     import recipeline.components.tasks
     import recipeline.report
     import recipeline.runs
+    import recipeline.serve.server
     import recipeline.train
     import recipeline.tune  # noqa: F401
 

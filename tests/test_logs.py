@@ -129,11 +129,11 @@ def test_warnings_become_records(stream: io.StringIO) -> None:
 # --- secrets ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("format", ["text", "json"])
-def test_no_secret_reaches_a_record(stream: io.StringIO, format: str) -> None:
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_no_secret_reaches_a_record(stream: io.StringIO, form: str) -> None:
     """Not by message, argument, extra field, traceback or cause; not percent-encoded; not with a quote in it."""
     secrets = ["hunter2!", 'quo"te\\secret', "per cent/secret", "line\nbreak"]
-    logs.configure(format=format, secrets=secrets, stream=stream, environ={})
+    logs.configure(format=form, secrets=secrets, stream=stream, environ={})
     for secret in secrets:
         try:
             try:
@@ -142,9 +142,10 @@ def test_no_secret_reaches_a_record(stream: io.StringIO, format: str) -> None:
                 raise ValueError(f"outer {secret}") from inner
         except ValueError:
             log.exception("message %s", secret, extra={"field": secret, "nested": {"deep": [secret], secret: 1}})
+    log.info("written %r and %s", secrets[1], json.dumps(secrets[1]))
     log.info("https://x/?q=per%20cent%2Fsecret&r=per+cent%2Fsecret")
     text = stream.getvalue()
-    plain = text if format == "text" else "\n".join(str(list(json.loads(line).values())) for line in text.splitlines())
+    plain = text if form == "text" else "\n".join(str(list(json.loads(line).values())) for line in text.splitlines())
     for trace in ("hunter2", 'quo"te', "te\\secret", "cent/secret", "line\nbreak", "line\n    break", "line\\nbreak", "%2Fsecret"):
         assert trace not in text
         assert trace not in plain

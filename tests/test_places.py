@@ -77,8 +77,16 @@ def test_a_file_source_streams_counts_and_has_a_fingerprint(places: Places) -> N
     assert places.resolve("file://near.csv").read(["b"]).columns.tolist() == ["b"]
 
 
-@pytest.mark.parametrize("text", ["SELECT id, age FROM customers", "  select id, age from customers;", "-- why\nSELECT id, age FROM customers",
-                                  "/* a */ SELECT id, age FROM customers", "WITH c AS (SELECT * FROM customers) SELECT id, age FROM c"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SELECT id, age FROM customers",
+        "  select id, age from customers;",
+        "-- why\nSELECT id, age FROM customers",
+        "/* a */ SELECT id, age FROM customers",
+        "WITH c AS (SELECT * FROM customers) SELECT id, age FROM c",
+    ],
+)
 def test_an_inline_select_goes_to_the_sql_adapter(text: str, places: Places) -> None:
     source = places.resolve(text)
     assert isinstance(source, QuerySource)
@@ -91,8 +99,18 @@ def test_an_inline_select_goes_to_the_sql_adapter(text: str, places: Places) -> 
         source.read(["agee"])
 
 
-@pytest.mark.parametrize("text", ["DELETE FROM customers", "drop\ttable customers", "ATTACH 'x.db' AS x", "PRAGMA query_only=off",
-                                  "INSERT INTO customers VALUES (1, 2)", "VALUES (1)", "UPDATE customers SET age = 1"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "DELETE FROM customers",
+        "drop\ttable customers",
+        "ATTACH 'x.db' AS x",
+        "PRAGMA query_only=off",
+        "INSERT INTO customers VALUES (1, 2)",
+        "VALUES (1)",
+        "UPDATE customers SET age = 1",
+    ],
+)
 def test_an_inline_statement_that_does_not_select_is_refused_not_missing(text: str, places: Places) -> None:
     """Taken for a query, so that the gate says what is wrong with it."""
     with pytest.raises(Refused) as caught:
@@ -211,6 +229,13 @@ def test_addresses_below_a_root_are_read(places: Places) -> None:
     own = Places(places.project, places.folder, roots=("memory://here",))
     assert own.resolve("memory://here/x.csv").read()["a"].tolist() == [8]
     fsspec.filesystem("memory").rm("memory://here", recursive=True)
+
+
+def test_a_file_whose_name_begins_like_a_statement_is_a_file(places: Places) -> None:
+    files.write_frame(places.folder / "copy (2) from shop.csv", pd.DataFrame({"a": [1]}))
+    assert places.resolve("copy (2) from shop.csv").read()["a"].tolist() == [1]
+    with pytest.raises(Refused):
+        places.resolve("copy (3) from shop.csv").read()
 
 
 def test_text_of_several_lines_is_not_a_path(places: Places) -> None:

@@ -106,8 +106,9 @@ def test_installed_parts_are_listed_with_their_distribution(run: Callable[..., A
     """`list parts` shows name, role, distribution and one line of doc."""
     listed = {(row["role"], row["name"]): row for row in run("list", "parts", "--json").json["parts"]}
     for role, name, distribution in [
-        ("model", "seasonal_linear", "seasonal-forecast"), ("task", "series", "seasonal-forecast"), ("splitter", "moving_origin", "seasonal-forecast"),
-        ("loader", "gridworld", "gridworld-control"), ("part", "linear_decay", "gridworld-control"), ("exporter", "policy_json", "gridworld-control"),
+        ("model", "seasonal_linear", "seasonal-forecast"), ("task", "series", "seasonal-forecast"),
+        ("splitter", "moving_origin", "seasonal-forecast"), ("loader", "gridworld", "gridworld-control"),
+        ("part", "linear_decay", "gridworld-control"), ("exporter", "policy_json", "gridworld-control"),
     ]:  # fmt: skip
         assert listed[role, name]["distribution"] == distribution
         assert listed[role, name]["summary"]
@@ -132,10 +133,12 @@ def test_a_forecaster_goes_the_whole_line(run: Callable[..., Any], project: Path
 
 def test_a_forecaster_is_tuned_and_the_search_prunes_it(run: Callable[..., Any], project: Path, tides: Path) -> None:
     """Trials that report a poor score at every epoch are stopped early; the iterations of the first fold are the clock."""
+    pruning = "pruning: {enabled: true, n_startup_trials: 3, n_warmup_steps: 5}"
     path = recipe(
-        project, rate="{type: float, low: 0.0001, high: 0.1, log: true, default: 0.05}",
-        tuning="hyperparameter_tuning: {enabled: true, n_trials: 12, metric: mae, folds: 2, pruning: {enabled: true, n_startup_trials: 3, n_warmup_steps: 5}}",
-    )  # fmt: skip
+        project,
+        rate="{type: float, low: 0.0001, high: 0.1, log: true, default: 0.05}",
+        tuning=f"hyperparameter_tuning: {{enabled: true, n_trials: 12, metric: mae, folds: 2, {pruning}}}",
+    )
     trained = run("train", "--recipe-file", path, "--json")
     assert trained.code == 0, trained
     hpo = json.loads(Path(trained.json["artifact"], "hpo.json").read_text())

@@ -92,6 +92,8 @@ def run_batch(
     if overwrite:
         place.check_replaceable()
     done = None if overwrite else place.find(identity)
+    if done is not None:
+        place.tidy()
     score = None if evaluate is None else _Score(pipeline, evaluate, metrics)
     heard.emit("batch_started", run_id=run_id, output=output, already_done=done is not None)
     if done is not None and score is None:
@@ -440,6 +442,18 @@ class _Place:
             raise self.conflict("holds the output of another run, input or parameters")
         return int(record["rows"])
 
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that puts something in this place."""
+        return self.path.with_name(f".{self.path.name}.lock")
+
+    def tidy(self) -> None:
+        """Remove what a process left beside the output that died right after it had put it there."""
+        files.remove_dead(self.path)
+        if self.lock.exists():
+            with contextlib.suppress(Conflict), files.Lock(self.lock):
+                pass  # released, it is gone
+
     def conflict(self, what: str) -> Conflict:
         hint = "choose another --output, or replace it with --overwrite"
         return Conflict(what, hint=hint, slug="other-output", where=files.shown(self.path))
@@ -549,8 +563,7 @@ class _Attempt:
 
     def _alone(self, identity: _Identity) -> None:
         """From here to the end of the block this process is the only one that puts something in this place."""
-        path = self._place.path
-        self._last.enter_context(files.Lock(path.with_name(f".{path.name}.lock"), wait=60.0))
+        self._last.enter_context(files.Lock(self._place.lock, wait=60.0))
         if not self._overwrite and self._place.find(identity) is not None:
             self.already = True
             raise _Leave

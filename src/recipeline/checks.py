@@ -138,7 +138,7 @@ def parts_and_checks(distribution: str | None = None) -> list[tuple[Registered, 
 # --- every part ------------------------------------------------------------------------------------
 
 
-def _missing_library(part: Registered, folder: Path) -> None:  # noqa: ARG001  # the signature of a check
+def _missing_library(part: Registered, folder: Path) -> None:  # the signature of a check
     try:
         part.entry.load()
     except MissingLibrary as error:
@@ -149,7 +149,7 @@ names_its_missing_library = Check(_missing_library, (), bool)
 
 
 @_check(*ROLES)
-def is_listed_under_one_name(part: Registered, folder: Path) -> None:  # noqa: ARG001
+def is_listed_under_one_name(part: Registered, folder: Path) -> None:
     """Its name is its own: no other distribution has it, and it is a word."""
     name = part.entry.name
     _expect(name.isidentifier(), f"{name!r} is not a plain word")
@@ -158,14 +158,14 @@ def is_listed_under_one_name(part: Registered, folder: Path) -> None:  # noqa: A
 
 
 @_check(*CLASSES)
-def says_what_it_is(part: Registered, folder: Path) -> None:  # noqa: ARG001
+def says_what_it_is(part: Registered, folder: Path) -> None:
     """The first line of its docstring is what `recipeline list parts` shows."""
     doc = vars(part.made).get("__doc__") or ""
     _expect(bool(doc.strip().partition("\n")[0]), f"{part} has no docstring of its own")
 
 
 @_check("loader", "augmenter", "preprocessor", "model", "evaluator", "splitter", "part")
-def names_its_arguments(part: Registered, folder: Path) -> None:  # noqa: ARG001
+def names_its_arguments(part: Registered, folder: Path) -> None:
     """A recipe can give every argument by its name, and a misspelt one is noticed."""
     _expect(not signatures.signature(part.made).open, f"{part} takes **kwargs, so a misspelt argument would be swallowed")
 
@@ -287,7 +287,7 @@ def wrong_columns_are_a_data_error(part: Registered, folder: Path) -> None:
 
 
 @_check("task")
-def its_interface_forbids_unknown_keys(part: Registered, folder: Path) -> None:  # noqa: ARG001
+def its_interface_forbids_unknown_keys(part: Registered, folder: Path) -> None:
     """A misspelt key of data_interface is an error."""
     from pydantic import ValidationError
 
@@ -301,7 +301,7 @@ def its_interface_forbids_unknown_keys(part: Registered, folder: Path) -> None: 
 
 
 @_check("task")
-def its_defaults_are_registered(part: Registered, folder: Path) -> None:  # noqa: ARG001
+def its_defaults_are_registered(part: Registered, folder: Path) -> None:
     """Splitter, evaluator and preprocessor that a task names exist."""
     made = part.made
     defaults = {"splitter": made.splitter, "evaluator": made.evaluator, "preprocessor": getattr(made, "preprocessor", DEFAULT_PREPROCESSOR)}
@@ -311,7 +311,7 @@ def its_defaults_are_registered(part: Registered, folder: Path) -> None:  # noqa
 
 
 @_check("task")
-def its_metrics_have_names_of_their_own(part: Registered, folder: Path) -> None:  # noqa: ARG001
+def its_metrics_have_names_of_their_own(part: Registered, folder: Path) -> None:
     """At least one metric, and no name or alias means two."""
     _metrics_are_sound(part.made.metrics, str(part))
 
@@ -333,7 +333,7 @@ def takes_data_apart_and_puts_answers_together(part: Registered, folder: Path) -
 
 
 @_check("task", when=lambda made: isinstance((_example_of_task(made) or (None, None))[1], pd.DataFrame))
-def a_task_refuses_broken_columns(part: Registered, folder: Path) -> None:  # noqa: ARG001
+def a_task_refuses_broken_columns(part: Registered, folder: Path) -> None:
     """A missing target, a missing feature, or text where numbers were, is a DataError."""
     task, rows = _tried(part)
     schema = task.describe(rows)
@@ -412,7 +412,7 @@ def reports_only_what_it_announced(part: Registered, folder: Path) -> None:
 
 
 @_check("metric")
-def is_a_metric(part: Registered, folder: Path) -> None:  # noqa: ARG001
+def is_a_metric(part: Registered, folder: Path) -> None:
     """A registered metric is a `contracts.Metric` under its own name."""
     metric = part.made
     _expect(isinstance(metric, Metric), f"{part} is {type(metric).__name__}, not a Metric")

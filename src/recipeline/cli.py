@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = _parser(given).parse_args(given)
         answer = options.command(options)
         if wants_json:
-            print(json.dumps(answer, default=str), flush=True)  # noqa: T201  # the answer
+            print(json.dumps(answer, default=str), flush=True)  # the answer
         return int(answer.pop("exit_code", 0)) if isinstance(answer, dict) else 0
     except RecipelineError as error:
         return _failed(error, error.code, error.as_dict(), wants_json=wants_json, debug=debug)
@@ -187,7 +187,10 @@ def _settings(options: argparse.Namespace, recipe: Path | None = None) -> Settin
     from recipeline import logs, settings
 
     found = settings.load(project=recipe, overrides=options.overrides)
-    logs.configure("DEBUG" if options.debug else found.logging.level, found.logging.format, found.secrets())
+    if options.debug:
+        logs.configure("DEBUG", found.logging.format, found.secrets(), environ={})
+    else:
+        logs.configure(found.logging.level, found.logging.format, found.secrets())
     return found
 
 

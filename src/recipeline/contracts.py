@@ -277,6 +277,8 @@ class Preprocessor(Protocol):
 
     Optional: `online = True` on one that learns during training: the engine hands it unfitted to the model in
     `FitContext.preprocessor` and keeps it with the model. `training_rows(X) -> mask (n,)`: rows that fitting uses.
+    `expect(schema)`: told the input contract before it is fitted. `any_layout = True`: what it gives does not depend on how
+    the frame lies in memory (else the engine hands it floats in C order, so that all doors give the same bits).
     """
 
     def fit(self, X: Any, y: Any = None) -> Any: ...

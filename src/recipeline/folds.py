@@ -24,6 +24,8 @@ from recipeline.pipeline import Pipeline
 from recipeline.stores import files
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from recipeline.assemble import Components
     from recipeline.contracts import Events, Progress
     from recipeline.schema import InputSchema
@@ -190,6 +192,7 @@ class _Trial:
 
     def __init__(self, line: Line, training: Selected, rows: Any, metric: str, folder: Path) -> None:
         self.line, self.metric, self.folder = line, metric, folder
+        self.checked = line.components.task.streams == "rows"
         inner = line.components.splitter.inner(training, line.components.task, line.components.recipe.tuning.folds)
         self.folds = [
             (training.take(fold.train), Part(take(rows, fold.test), training.take(fold.test), (metric,), detail=False,
@@ -208,7 +211,7 @@ class _Trial:
             pipeline = self.line.fresh(values)
             with self._scratch(pipeline.model) as scratch:
                 pipeline.fit(training, self.line.context(scratch, pipeline.model, clock if number == 0 else Silent()))
-                evaluation = self.line.components.evaluator.judge(pipeline, part)
+                evaluation = self.line.components.evaluator.judge(_Inside(pipeline, part) if self.checked else pipeline, part)
             _refuse_unfinished(evaluation)
             scores.append(float(evaluation.metrics[self.metric]))
             if clock.pruned or (not clock.used and number + 1 < len(self.folds) and report(number, float(np.mean(scores)))):
@@ -223,6 +226,19 @@ class _Trial:
             return
         with tempfile.TemporaryDirectory(prefix="trial-", dir=self.folder) as scratch:
             yield Path(scratch)
+
+
+class _Inside:
+    """A pipeline of one trial: the rows of an inner fold were checked against the contract when training took them apart."""
+
+    def __init__(self, pipeline: Pipeline, part: Part) -> None:
+        self.task, self.schema, self.model = pipeline.task, pipeline.schema, pipeline.model
+        self._pipeline, self._part = pipeline, part
+
+    def predict(self, rows: Any, *, augmented: bool = False) -> pd.DataFrame:
+        if rows is self._part.rows:
+            return self._pipeline.predict_selected(self._part.selected)
+        return self._pipeline.predict(rows, augmented=augmented)
 
 
 class _Clock(Silent):

@@ -40,11 +40,11 @@ _OWN = frozenset({"taskName", "run_id", "message", "asctime", *vars(logging.make
 
 _PATTERNS = (
     # scheme://user:password@host: the password, also where it holds an @ that nobody encoded
-    (re.compile(r"(?i)\b([a-z][a-z0-9+.\-]*://[^\s/:@'\"]*):([^\s/'\"]+)@"), rf"\1:{MASK}@"),
+    (re.compile(r"(?i)(?<![a-z0-9+.\-])([a-z][a-z0-9+.\-]{0,40}://[^\s/:@'\"]*):([^\s/'\"]+)@"), rf"\1:{MASK}@"),
     # password=…, "token": "…", api_key=… in queries, DSNs and dumped mappings
     (
         re.compile(
-            r"(?i)([\"']?\b[\w\-]*(?:password|passwd|pwd|secret|token|api[_\-]?key|access[_\-]?key|account[_\-]?key)\b[\"']?"
+            r"(?i)((?<![\w\-])[\"']?[\w\-]*(?:password|passwd|pwd|secret|token|api[_\-]?key|access[_\-]?key|account[_\-]?key)\b[\"']?"
             r"\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&)\]}]+)"
         ),
         rf"\1{MASK}",
@@ -64,13 +64,13 @@ _kept: list[Kept] = []
 
 
 def register_secret(*values: str) -> None:
-    """From now on these values, as they are or percent-encoded, are masked in every record.
+    """From now on these values, as they are or as URLs, Python and JSON write them, are masked in every record.
 
     Values of fewer than four characters are left out: masking them would make every log unreadable and hide nothing.
     """
     for value in values:
         if len(value) >= 4:
-            _secrets.update(dict.fromkeys((value, quote(value, safe=""), quote_plus(value))))
+            _secrets.update(dict.fromkeys((value, quote(value, safe=""), quote_plus(value), repr(value)[1:-1], json.dumps(value)[1:-1])))
     longest_first = sorted(_secrets, key=lambda secret: (-len(secret), secret))
     _secrets.clear()
     _secrets.update(dict.fromkeys(longest_first))
@@ -117,7 +117,7 @@ class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         run_id = str(getattr(record, "run_id", "") or current_run())
         head = f"{_time(record)} {record.levelname:<7} {record.name}" + (f" run={run_id[:8]}" if run_id else "")
-        extras = "".join(f" {key}={value!r}" for key, value in _extras(record).items())
+        extras = "".join(f" {key}={_masked(value)!r}" for key, value in _extras(record).items())
         # Later lines are indented: a value with a line break in it cannot pass for a record of its own.
         return mask(f"{head} {record.getMessage()}{extras}{_trouble(self, record)}").replace("\r", "\\r").replace("\n", "\n    ")
 

@@ -65,10 +65,12 @@ class Pipeline:
         part = self.preprocessor
         try:
             if part is None:
-                ready = selected
+                ready = selected.with_features(_laid_out(selected.X, self.model))
             elif getattr(part, "online", False):
                 ready, context = selected, replace(context, preprocessor=part)
             else:
+                if hasattr(part, "expect"):
+                    part.expect(self.schema)
                 mask = part.training_rows(selected.X) if hasattr(part, "training_rows") else None
                 fitted = selected if mask is None or bool(np.all(mask)) else selected.take(np.flatnonzero(mask))
                 ready = fitted.with_features(_fit_transform(part, fitted))
@@ -76,7 +78,7 @@ class Pipeline:
             self.model = self.task.fit(part, ready, context)
         except (RecipelineError, MemoryError):
             raise
-        except Exception as error:  # noqa: BLE001  # an estimator may raise anything; its words reach the user with a slug
+        except Exception as error:  # an estimator may raise anything; its words reach the user with a slug
             raise TrainingFailed(words(error), hint="see the log for the traceback", where=type(part).__name__) from error
         return self
 
@@ -95,21 +97,37 @@ class Pipeline:
         part = self.preprocessor
         try:
             if part is not None:
-                selected = selected.with_features(part.transform(selected.X))
+                selected = selected.with_features(part.transform(_laid_out(selected.X, part)))
+            else:
+                selected = selected.with_features(_laid_out(selected.X, self.model))
             part = self.model
             output: pd.DataFrame = self.task.rows(part, selected, self.schema)
         except (RecipelineError, MemoryError):
             raise
-        except Exception as error:  # noqa: BLE001  # as in fit: whatever the part raised becomes one line with a slug
+        except Exception as error:  # as in fit: whatever the part raised becomes one line with a slug
             raise TrainingFailed(words(error), slug="prediction-failed", where=type(part).__name__) from error
         return output
 
 
 def _fit_transform(preprocessor: Any, selected: Selected) -> Any:
     """Supervised encoders cross-fit in `fit_transform`, so it is not the same as fit, then transform."""
+    X = _laid_out(selected.X, preprocessor)
     if hasattr(preprocessor, "fit_transform"):
-        return preprocessor.fit_transform(selected.X, selected.y)
-    return preprocessor.fit(selected.X, selected.y).transform(selected.X)
+        return preprocessor.fit_transform(X, selected.y)
+    return preprocessor.fit(X, selected.y).transform(X)
+
+
+def _laid_out(X: Any, part: Any) -> Any:
+    """The same frame, its floats in one block in C order: linear algebra differs in the last digit with the layout.
+
+    A part that brings its own layout says `any_layout = True`.
+    """
+    if getattr(part, "any_layout", False) or not hasattr(X, "dtypes") or not all(dtype == np.float64 for dtype in X.dtypes):
+        return X
+    values = X.to_numpy()
+    if values.flags.c_contiguous:
+        return X
+    return type(X)(np.ascontiguousarray(values), index=X.index, columns=X.columns)
 
 
 def words(error: BaseException) -> str:

@@ -81,6 +81,7 @@ class Attempt:
         if hpo["enabled"]:
             metrics |= {name: float(hpo[name]) for name in ("best_score", "total_trials", "optimization_time", "pruned_trials")}
             self.run.log_params({str(name): value for name, value in hpo["best_params"].items()})
+            self.run.log_trials(hpo["optimization_history"])
         self.run.log_metrics(metrics)
         return self.run.publish(folder)
 

@@ -65,6 +65,8 @@ MODEL = "model"
 RECIPE_TAG = "recipeline.recipe"
 LOCAL_TAG = "recipeline.local_id"
 PUBLISHED_TAG = "recipeline.artifact"
+ERROR_TAG = "recipeline.error"
+MESSAGE_TAG = "recipeline.message"
 
 LONGEST = {"key": 250, "param": 6000, "tag": 5000}
 """Characters that every MLflow server since 2.8 takes; what is longer is cut, and ends in an ellipsis."""

@@ -314,7 +314,7 @@ def _explained(actual: Values, predicted: Values, *, function: str, weight: Floa
     return _regression(actual, predicted, function=function, weight=weight)
 
 
-def _max_error(actual: Values, predicted: Values, *, weight: Floats | None = None) -> float:  # noqa: ARG001  # a maximum has no weights
+def _max_error(actual: Values, predicted: Values, *, weight: Floats | None = None) -> float:  # a maximum has no weights
     return float(np.mean(np.max(np.abs(actual - predicted), axis=0)))
 
 

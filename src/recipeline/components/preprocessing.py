@@ -20,6 +20,8 @@ from recipeline.schema import dtype_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from recipeline.schema import InputSchema
+
     Matrix = NDArray[np.float64]
 
 log = logging.getLogger("recipeline")
@@ -60,6 +62,8 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
     Not for sparse output: one-hot encoding of 100,000 values makes 100,000 columns.
     """
 
+    any_layout = True  # its matrix is in C order, however the frame lies in memory
+
     def __init__(
         self,
         exclude_cols: Sequence[str] = (),
@@ -89,6 +93,10 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
         self.interface = interface
 
     # --- fitting ---
+
+    def expect(self, schema: InputSchema) -> None:
+        """The contract of the rows to come: a fill is learned only for columns that may have nulls."""
+        self.nullable_ = [column.name for column in schema.columns if column.nullable]
 
     def training_rows(self, X: pd.DataFrame) -> NDArray[np.bool_]:
         """Which rows (n,) fitting uses: without those that `drop` and outlier detection leave out.
@@ -158,7 +166,12 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
 
     def _fit_numbers(self, frame: pd.DataFrame) -> Matrix:
         matrix = self._numeric(frame)
-        self.fills_ = _fills(matrix, self.missing_strategy)
+        self.fills_ = np.full(matrix.shape[1], np.nan)
+        filled = np.arange(matrix.shape[1])
+        if hasattr(self, "nullable_"):  # the contract refuses nulls in all others
+            filled = np.flatnonzero(np.isin(self.feature_names_in_[self.numeric_], self.nullable_))
+        if len(filled):
+            self.fills_[filled] = _fills(matrix[:, filled], self.missing_strategy)
         _fill(matrix, self.fills_)
         self.scaler_ = _scaler(self.numerical_strategy) if len(self.scaled_) else None
         if self.scaler_ is not None:

@@ -1,8 +1,8 @@
 """From the bytes of a request to a frame: the request model is generated from the stored input contract.
 
 One record, a list of records, or `{"records": [...]}`. Integers are taken for floats, and 42.0 for the integer it is; nothing
-else is converted, so that text in a number is an error and not a guess. A column that had nulls in training may be null or missing. Columns that the
-contract does not know are ignored and counted.
+else is converted, so that text in a number is an error and not a guess. A column that had nulls in training may be null or
+missing. Columns that the contract does not know are ignored and counted.
 """
 
 from __future__ import annotations

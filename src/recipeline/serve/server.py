@@ -53,12 +53,12 @@ def serve(
     port: int | None = None,
     workers: int | None = None,
     insecure_no_auth: bool = False,
-    announce: Callable[[str], None] = print,
+    announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a pipeline until SIGTERM or SIGINT.
 
     host, port, workers  as configured where None; port 0 takes a free one
-    announce             gets the address and a curl that works as printed, once requests are answered
+    announce             gets the address and a curl that works as printed, once requests are answered; None prints them
 
     Raises Refused, RecipeError as `permitted`; UsageError for an address that cannot be had, or several workers for a
     pipeline that is no saved run.
@@ -72,12 +72,17 @@ def serve(
     listening = _bind(settings.api_serving.host if host is None else host, settings.api_serving.port if port is None else port)
     secured = bool(settings.api_serving.auth.keys)
     words = _words(pipeline, _url(listening), count, secured=secured)
+    tell = announce or _print
     with listening:
         if count == 1:
-            _serve(_built(pipeline, settings, insecure_no_auth), listening, ready=lambda: announce(words))
+            _serve(_built(pipeline, settings, insecure_no_auth), listening, ready=lambda: tell(words))
         else:
             source = str(pipeline.facts.get("folder") or pipeline.run_id)
-            _supervise(_Work(source, settings, insecure_no_auth), count, listening, lambda: announce(words))
+            _supervise(_Work(source, settings, insecure_no_auth), count, listening, lambda: tell(words))
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)  # through a pipe too, before anybody asks
 
 
 def _words(pipeline: Pipeline, url: str, count: int, *, secured: bool) -> str:

@@ -45,7 +45,7 @@ def atomic_path(target: str | os.PathLike[str], *, exclusive: bool = False) -> I
     final = _real(Path(target))
     with _storage_errors(final):
         _make_folders(final.parent)
-        _remove_dead(final)
+        remove_dead(final)
         temporary, held = _temporary_file(final)
     try:
         with _storage_errors(final, inside=True):
@@ -103,7 +103,7 @@ def atomic_folder(target: str | os.PathLike[str], *, replace: bool = False) -> I
         raise Conflict("exists already", hint="choose another name, or remove it", slug="exists", where=shown(final))
     with _storage_errors(final):
         _make_folders(final.parent)
-        _remove_dead(final)
+        remove_dead(final)
         temporary = final.parent / f"{TEMPORARY}{secrets.token_hex(6)}-{final.name}"
         temporary.mkdir(mode=0o700)
         held = _hold(temporary)
@@ -327,8 +327,8 @@ def _hold(folder: Path) -> int:
     return descriptor
 
 
-def _remove_dead(final: Path) -> None:
-    """Remove what dead writers of this target left: they can no longer hold the lock on it."""
+def remove_dead(final: Path) -> None:
+    """Remove what dead writers of this target left: they can no longer hold the lock on it. Every writer begins with this."""
     tail = f"-{final.name}"
     with os.scandir(final.parent) as entries:
         dead = [Path(entry.path) for entry in entries if entry.name.startswith(TEMPORARY) and entry.name.endswith(tail)]

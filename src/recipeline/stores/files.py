@@ -24,6 +24,7 @@ from recipeline.stores.atomic import (
     claim_folder,
     owner_lives,
     remove,
+    remove_dead,
     shown,
     sync_tree,
     to_json,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FrameSink", "FrameWriter", "Lock", "StorageAdapter", "admit", "atomic_folder", "atomic_path", "batches",
     "claim_folder", "count_rows", "footer", "format_of", "local_path", "open_source", "owner_lives", "read_bytes",
-    "read_frame", "read_json", "rechunk", "remove", "sha256", "shown", "sync_tree", "to_frame", "to_json",
+    "read_frame", "read_json", "rechunk", "remove", "remove_dead", "sha256", "shown", "sync_tree", "to_frame", "to_json",
     "without_credentials", "write_bytes", "write_frame", "write_json", "write_text",
 ]  # fmt: skip
 
@@ -304,7 +305,11 @@ class FrameSink:
         stream: Any = pa.OSFile(str(self.path), "wb")
         self._stream = stream
         if self._kind == "parquet":
-            self._writer = pyarrow.parquet.ParquetWriter(stream, schema, compression="zstd", write_page_checksum=True, store_schema=True)
+            # A dictionary of floats, which rarely repeat, is only built to be thrown away.
+            texts = [field.name for field in schema if not pa.types.is_floating(field.type)]
+            self._writer = pyarrow.parquet.ParquetWriter(
+                stream, schema, compression="zstd", use_dictionary=texts, write_page_checksum=True, store_schema=True
+            )
             return
         if self._kind.endswith(".gz"):
             stream = self._stream = pa.CompressedOutputStream(stream, "gzip")

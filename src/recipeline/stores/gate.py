@@ -168,7 +168,7 @@ def _check(statement: Any, dialect: str, params: set[str]) -> int:
             raise _refuse(f"holds {_called(_inner(node))} in WITH", hint="only reading is allowed", slug="sql-refused")
         if isinstance(node, exp.Placeholder):
             if node.name not in params:
-                if not node.name:
+                if not node.name or node.name == "?":
                     raise _refuse("uses a parameter without a name", hint="write :name", slug="sql-parameter")
                 hint = did_you_mean(node.name, params) if params else f"give {node.name} in --context-params"
                 raise RecipeError(f"the query uses :{node.name}, and no parameter has that name", hint=hint, slug="missing-parameter")
@@ -198,6 +198,8 @@ def _check_function(node: Any, dialect: str) -> None:
         known = FUNCTIONS.get(dialect, frozenset())
         if name.lower() not in known:
             raise _refuse(f"calls {name}, which is not known to be harmless", hint=did_you_mean(name, known), slug="sql-function")
+    if isinstance(node, exp.Identifier) and not node.args.get("quoted") and node.name.startswith("$"):
+        raise _refuse("uses a parameter of another form", hint="write :name", slug="sql-parameter")
     if isinstance(node, exp.Column) and node.args.get("table") is not None and node.name.lower() in ("nextval", "currval"):
         raise _refuse("uses a sequence", slug="sql-refused")
 
@@ -212,9 +214,10 @@ def _check_table(node: Any, dialect: str) -> None:
     if isinstance(node.this, exp.Func):
         _check_table_function(node.this)
         return
-    name, schemas = node.name.lower(), {str(part).lower() for part in (node.db, node.catalog) if part}
+    *schemas, name = [word for part in node.parts for word in part.name.lower().split(".")]  # BigQuery quotes several parts as one
     system = _SYSTEM_TABLES.get(dialect)
-    if (system is not None and system.fullmatch(name)) or schemas & _SYSTEM_SCHEMAS or any(part.startswith("pg_") for part in schemas):
+    system_schema = _SYSTEM_SCHEMAS.intersection(schemas) or any(part.startswith("pg_") for part in schemas)
+    if system_schema or (system is not None and system.fullmatch(name)):
         raise _refuse(f"reads the system table {node.name}", hint="only tables of data are read", slug="sql-system-table")
     if dialect == "duckdb" and re.search(r"[./\\*:]", node.name):
         raise _refuse("reads a file", hint="name it as the source_uri", slug="sql-refused")

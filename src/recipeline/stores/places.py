@@ -119,7 +119,7 @@ class Places:
         text = os.fspath(uri).strip()
         if text.lower().startswith("source://"):
             return self._configured(text[len("source://") :].strip("/"), params)
-        if _QUERY.match(text):
+        if _QUERY.match(text) and not self._names_a_file(text):
             return QuerySource(self.adapter("sql"), text, "the inline query", params)
         if "\n" in text:
             raise DataError("is neither a path nor a query", slug="bad-source", where="source_uri")
@@ -129,6 +129,10 @@ class Places:
         if path.name.endswith((".sql", ".sql.j2")):
             return self._query_file(path, params)
         return FileSource(self.find(path), text)
+
+    def _names_a_file(self, text: str) -> bool:
+        """`copy (2).csv` begins like a statement; what ends like a file and is one is no query."""
+        return text.lower().endswith(files.SUFFIXES) and "\n" not in text and any((top / text).is_file() for top in (self.folder, self.project))
 
     def find(self, path: str | os.PathLike[str]) -> Path:
         """An existing file: from the recipe's folder, then from the project's root; the error shows both."""

@@ -119,6 +119,8 @@ class SqlAdapter:
             with watch.running():
                 types = self._session.types(connection, text, params)
                 result = connection.execution_options(stream_results=True).exec_driver_sql(text, dict(params))
+            if not result.returns_rows:
+                raise Refused("the query gives no rows", hint="only rows that a SELECT reads are taken", slug="sql-not-select")
             names = [str(column[0]) for column in result.cursor.description]
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
@@ -235,7 +237,8 @@ class _Sqlite:
             return DataError("may not be opened", slug="forbidden-file", where=self.label)
         if code.startswith(("SQLITE_FULL", "SQLITE_NOMEM")):
             return Exhausted("out of disk or memory", slug="disk-full", where=self.label)
-        known = re.match(r"(no such (?:table|column|function)): ([\w.]+)$|ambiguous column name: ([\w.]+)$", text)
+        # Of what the driver says only names are taken: bare words of the text, never a quoted one.
+        known = re.match(r'(no such (table|column|function)|ambiguous column name): [\w.]+$|near "[A-Za-z_]\w*": syntax error$', text)
         if known:
             return DataError(f"the query: {known[0]}", slug="sql-name", where=self.label)
         return DataError(f"the database refused the query ({code or type(error).__name__})", slug="sql-failed", where=self.label)

@@ -125,7 +125,7 @@ def _hermite(x: Floats, y: Floats, at: Floats, left: Integers, begin: Floats, en
 # The slopes at both ends of the gaps (k, k + 1), when knot `last` is the last one known: (x, y, k, last) -> two arrays.
 
 
-def _chord(x: Floats, y: Floats, k: Integers, last: Integers) -> tuple[Floats, Floats]:  # noqa: ARG001  one signature for all kinds
+def _chord(x: Floats, y: Floats, k: Integers, last: Integers) -> tuple[Floats, Floats]:
     slope = (y[k + 1] - y[k]) / (x[k + 1] - x[k])
     return slope, slope
 
