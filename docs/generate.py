@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import json
 import re
 import sys
 import textwrap
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,25 @@ def _part(made: Any, role: str) -> list[str]:
         return [*lines, *_text(rest), *_interface(made)]
     takes = signatures.signature(made)
     names = [name for name in takes.names if name not in ENGINE]
-    arguments = ", ".join(name if name in takes.required else f"{name}={takes.defaults.get(name)!r}" for name in names)
+    arguments = [name if name in takes.required else f"{name}={_written(takes.defaults.get(name))}" for name in names]
     engine = [name for name in takes.names if name in ENGINE]
-    lines += ["```python", *textwrap.wrap(f"{made.__name__}({arguments})", 110, subsequent_indent="    "), "```", ""]
+    lines += ["```python", *_call(made.__name__, arguments), "```", ""]
     if engine:
         lines += [f"Given by the engine, not by a recipe: {', '.join(f'`{name}`' for name in engine)}.", ""]
     return [*lines, *_text(rest)]
+
+
+def _written(default: Any) -> str:
+    """A default as Python source, a function by its name."""
+    if callable(default):
+        return f"{default.__module__}.{default.__qualname__}"
+    return json.dumps(default, ensure_ascii=False) if isinstance(default, str) else repr(default)
+
+
+def _call(name: str, arguments: Sequence[str]) -> list[str]:
+    """A call as the formatter of this project writes it, because it formats the code in pages too."""
+    line = f"{name}({', '.join(arguments)})"
+    return [line] if len(line) <= 140 else [f"{name}(", *(f"    {argument}," for argument in arguments), ")"]
 
 
 def _text(text: str) -> list[str]:

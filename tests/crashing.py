@@ -96,6 +96,8 @@ class Nursery:
         self._started += 1
         notes = project.with_name(f"{project.name}.notes-{self._started}")
         notes.mkdir()
+        for name in ("out", "err"):
+            (notes / name).touch()
         job = {
             "project": str(project), "arguments": list(map(str, arguments)), "notes": str(notes),
             "at": None, "after": 0, "kill": 0, "record": False, "stay": True,

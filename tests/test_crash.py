@@ -22,6 +22,8 @@ from recipeline import artifact, settings, tracking
 from recipeline.stores import files
 from recipeline.work import PHASES
 
+pytestmark = pytest.mark.xdist_group("crash")  # one undisturbed run for all of them
+
 RECIPE = """
 name: small
 seed: 2

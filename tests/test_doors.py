@@ -21,6 +21,12 @@ from crashing import Nursery, Started
 from recipeline import settings
 from recipeline.errors import DataError
 
+pytestmark = [
+    pytest.mark.xdist_group("doors"),  # one run and one server for all that ask them
+    # What `import mlflow.pyfunc` says about MLflow's own type hints.
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
+]
+
 SCALED = "preprocessor: {name: default_preprocessor, params: {numerical_strategy: standard}}"
 RECIPES = {
     "mixed": f"""

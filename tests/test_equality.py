@@ -37,8 +37,8 @@ CLASSIFIERS: dict[str, tuple[dict[str, Any], Callable[[], Any]]] = {
 REGRESSORS: dict[str, tuple[dict[str, Any], Callable[[], Any]]] = {
     "ridge": ({"class_path": "sklearn.linear_model.Ridge"}, lambda: Ridge(random_state=42)),
     "forest": (
-        {"class_path": "sklearn.ensemble.RandomForestRegressor", "hyperparameters": {"n_estimators": 100}},
-        lambda: RandomForestRegressor(100, random_state=42),
+        {"class_path": "sklearn.ensemble.RandomForestRegressor", "hyperparameters": {"n_estimators": 200}},
+        lambda: RandomForestRegressor(200, random_state=42),
     ),
     "hist-GB": (
         {"class_path": "sklearn.ensemble.HistGradientBoostingRegressor", "hyperparameters": {"max_iter": 20}},

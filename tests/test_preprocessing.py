@@ -73,7 +73,7 @@ def test_text_becomes_columns_in_its_own_place(frame: pd.DataFrame) -> None:
     text = make_pipeline(SimpleImputer(strategy="most_frequent", missing_values=None), OneHotEncoder(sparse_output=False))
     by_hand = np.hstack(
         [
-            text.fit_transform(frame[["region"]]),
+            text.fit_transform(frame[["region"]].astype(object).where(frame[["region"]].notna(), None)),
             SimpleImputer(strategy="median").fit_transform(frame[["price"]]),
             OneHotEncoder(sparse_output=False).fit_transform(frame[["brand"]]),
             frame[["reviews", "new", "rating"]].to_numpy(np.float64),

@@ -22,7 +22,7 @@ def frame() -> pd.DataFrame:
             "income": [1000.0, np.nan, 3000.5],
             "city": ["Seoul", None, "Oslo"],
             "member": [True, False, True],
-            "since": pd.to_datetime(["2020-01-01", "2021-02-03", "2022-03-04"]),
+            "since": pd.to_datetime(["2020-01-01", "2021-02-03", "2022-03-04"]).astype("datetime64[ns]"),
             "id": ["a", "b", "c"],
         }
     )

@@ -132,7 +132,11 @@ class Places:
 
     def _names_a_file(self, text: str) -> bool:
         """`copy (2).csv` begins like a statement; what ends like a file and is one is no query."""
-        return text.lower().endswith(files.SUFFIXES) and "\n" not in text and any((top / text).is_file() for top in (self.folder, self.project))
+        return (
+            text.lower().endswith(files.SUFFIXES)
+            and "\n" not in text
+            and any((top / text).is_file() for top in (self.folder, self.project))
+        )
 
     def find(self, path: str | os.PathLike[str]) -> Path:
         """An existing file: from the recipe's folder, then from the project's root; the error shows both."""
