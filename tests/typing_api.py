@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, assert_type
 
@@ -160,7 +160,7 @@ BIAS = Metric("bias", "minimize", "prediction", bias, aliases=("mean_error",))
 
 
 class Compared:
-    measures = (BIAS,)
+    measures: Sequence[Metric] = (BIAS,)
 
     def judge(self, pipeline: Predictor, part: Part) -> Evaluation:
         said = pipeline.predict(part.rows, augmented=True)

@@ -154,7 +154,7 @@ class Line:
             return kept
         self.work.phase("tune", label)
         (folder / "hpo").mkdir(exist_ok=True)
-        trial = _Trial(self, training, take(self.data, rows), components.tuned_metric.name, folder / "hpo")
+        trial = Trial(self, training, take(self.data, rows), components.tuned_metric.name, folder / "hpo")
         limits = components.settings.hyperparameter_tuning
         tuned = tune.tune(
             components.space,
@@ -187,7 +187,7 @@ class Line:
         return FitContext(self.components.recipe.seed, folder, progress, self.events, previous=previous)
 
 
-class _Trial:
+class Trial:
     """One trial of the search: the whole pipeline, fitted and scored on every inner fold."""
 
     def __init__(self, line: Line, training: Selected, rows: Any, metric: str, folder: Path) -> None:
