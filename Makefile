@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo install base test test-slow test-pandas3 bench lint clean
+.PHONY: demo install base test test-slow test-pandas3 bench docs lint clean
 .DEFAULT_GOAL := demo
 
 $(VENV)/bin/python:
@@ -50,6 +50,10 @@ test-slow: $(VENV)/.all
 
 bench: $(VENV)/.all
 	$(BIN)/python -m bench
+
+# Refresh the generated parts of the reference.
+docs: $(VENV)/.all
+	$(BIN)/python docs/generate.py
 
 lint: $(VENV)/.all
 	$(BIN)/ruff check .

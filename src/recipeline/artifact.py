@@ -222,7 +222,7 @@ def verify(folder: Path) -> Manifest:
         listed, binding = dict(data.pop("files")), str(data.pop("binding"))
     except FileNotFoundError:
         raise Damaged(f"no {MANIFEST}", hint="this is not a complete artifact", where=folder.name) from None
-    except (ValueError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{MANIFEST} cannot be read", hint="restore the artifact", where=folder.name) from error
     if data.get("format") != FORMAT:
         raise Damaged(f"{MANIFEST} has format {data.get('format')}, this version reads {FORMAT}", where=folder.name)

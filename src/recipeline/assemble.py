@@ -255,22 +255,17 @@ class _Assembly:
             self.ask(self.task, PartSpec("task", str(self.draft.task_type), written, INTERFACE, INTERFACE), NOTHING)
 
     def check_tuning_keys(self) -> None:
-        """Keys of hyperparameter_tuning that only the task can know: those of its optional model `Tuning`."""
-        tuning = self.draft.tuning
-        if tuning is None or not tuning.extra:
+        """Keys of hyperparameter_tuning that nothing would use."""
+        tuning, model = self.draft.tuning, self.draft.model
+        if tuning is None:
             return
         key: Key = ("hyperparameter_tuning",)
-        model = getattr(self.task, "Tuning", None)
-        if model is None:
-            for name in tuning.extra:
-                self.report("unknown-key", (*key, name), "unknown key", did_you_mean(name, TUNING), suggestion=nearest(name, TUNING))
-            return
-        from pydantic import ValidationError
-
-        try:
-            model.model_validate(dict(tuning.extra))
-        except ValidationError as error:
-            self.problems += map(self.located, validation_problems(error, dict(tuning.extra), key, model))
+        for name in tuning.extra:
+            self.report("unknown-key", (*key, name), "unknown key", did_you_mean(name, TUNING), suggestion=nearest(name, TUNING))
+        made = None if model is None else self.classes.get((model.role, model.reference))
+        if tuning.seeds_per_trial > 1 and made is not None and not takes_context(made):
+            what = f"{made.__name__} does not take its seed from the engine, so every repetition would be the same"
+            self.report("ignored-key", (*key, "seeds_per_trial"), what, "remove it")
 
     # --- metrics ---
 
@@ -417,8 +412,12 @@ class _Assembly:
         for name in takes.required:
             if name not in given and name not in configured and name not in ENGINE:
                 near = next((word for word in spec.arguments if not takes.accepts(word) and nearest(word, visible) == name), None)
-                if near is None:  # a misspelt name was reported already
+                if near is None and not self.misspelt(spec, name):  # a misspelt name was reported already
                     self.report("missing-key", spec.key_of(name), f"{takes.owner} needs {name}", f"add {name}: …")
+
+    def misspelt(self, spec: PartSpec, name: str) -> bool:
+        """Whether the reader of the recipe found a key of this part that was meant to be `name`."""
+        return any(problem.suggestion == name and problem.key[:-1] == spec.key for problem in self.problems)
 
     def check_value(self, made: type, name: str, value: Any, key: Key) -> None:
         if isinstance(value, Range):

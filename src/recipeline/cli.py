@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -26,10 +27,17 @@ log = logging.getLogger("recipeline")
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with the one error form of the project."""
+    """argparse, with the one error form of the project, and without its guessing of abbreviated options."""
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **given})
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(message, hint=f"see `{self.prog} --help`")
+        hint = f"see `{self.prog} --help`"
+        if wrong := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+            message = f"{message[: wrong.start()]}there is no {wrong[1]}"
+            hint = "; ".join((did_you_mean(wrong[1], re.findall(r"[\w-]+", wrong[2])), hint))
+        raise UsageError(message, hint=hint)
 
 
 class _Terminated(BaseException):
@@ -44,9 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser(given).parse_args(given)
         answer = options.command(options)
+        code = int(answer.pop("exit_code", 0))
         if wants_json:
-            print(json.dumps(answer, default=str), flush=True)  # the answer
-        return int(answer.pop("exit_code", 0)) if isinstance(answer, dict) else 0
+            sys.stdout.write(json.dumps(answer, default=str) + "\n")
+            sys.stdout.flush()
+        return code
     except RecipelineError as error:
         return _failed(error, error.code, error.as_dict(), wants_json=wants_json, debug=debug)
     except BrokenPipeError:
@@ -234,7 +244,8 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
     with Bars() as bars:
         run = train(options.recipe_file, params=params, settings=settings, progress=bars, resume=options.resume)
     scores = "  ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
-    _say(f"run {run.id[:8]}  {scores}  report {_near(run.artifact / 'report.html')}", options)
+    report = run.artifact / "report.html"
+    _say(f"run {run.id[:8]}  {scores}  " + (f"report {_near(report)}" if report.is_file() else f"artifact {_near(run.artifact)}"), options)
     return run.as_dict()
 
 

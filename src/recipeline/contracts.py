@@ -297,8 +297,7 @@ class Task(Protocol):
     """The behaviour that a task owns, so that the engine needs no `if task == …`.
 
     Built by the engine as `Task(interface)`, where `interface` is a validated `Interface`. Optional: `preprocessor`, the name
-    of the default one, or None where models take the selected rows as they are; `Tuning`, a pydantic model of further keys of
-    `hyperparameter_tuning`.
+    of the default one, or None where models take the selected rows as they are.
     """
 
     Interface: ClassVar[type[BaseModel]]  # the model of data_interface
@@ -333,7 +332,10 @@ class Task(Protocol):
 
 
 class Evaluator(Protocol):
-    measures: Sequence[Metric]  # every name it can report, with direction: known before any data is read
+    @property
+    def measures(self) -> Sequence[Metric]:
+        """Every name it can report, with direction: known before any data is read."""
+        ...
 
     def judge(self, pipeline: Predictor, part: Part) -> Evaluation: ...
 

@@ -136,7 +136,8 @@ class RecipeError(RecipelineError):
         listed = (problems,) if isinstance(problems, Problem) else tuple(problems)
         self.problems = tuple(sorted(set(listed), key=lambda p: (p.file, p.line, p.column, p.slug, dotted(p.key))))
         first = self.problems[0]
-        super().__init__(first.message, hint=first.hint, slug=first.slug, where=f"{first.file}:{first.line}:{first.column}")
+        where = f"{first.file}:{first.line}:{first.column}" if first.line else first.file
+        super().__init__(first.message, hint=first.hint, slug=first.slug, where=where)
 
     @property
     def code(self) -> int:

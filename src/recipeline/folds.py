@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,8 @@ import numpy as np
 
 from recipeline import artifact, tune
 from recipeline.contracts import Evaluation, FitContext, Fold, Part, Selected, Silent, Split, take, takes_context
-from recipeline.errors import TrainingFailed
-from recipeline.pipeline import Pipeline
+from recipeline.errors import Damaged, TrainingFailed
+from recipeline.pipeline import Pipeline, foreign
 from recipeline.stores import files
 
 if TYPE_CHECKING:
@@ -84,18 +85,23 @@ class Line:
             judged.append(self._judged(label, fold, pipeline, detail=number == len(split.folds) - 1))
             self.progress.advance(number + 1, len(split.folds), "folds")
         if split.keep == "all":
-            pipeline, saved, hpo, values = self._fitted("all", None, None)
+            # One cut judged these values: they are what is refitted. Over several folds the procedure was judged, search included.
+            found = hpo if len(split.folds) == 1 else None
+            pipeline, saved, hpo, values = self._fitted("all", None, None, found)
         assert pipeline is not None  # a Split has at least one fold
         return Outcome(pipeline, saved, tuple(judged), hpo, values)
 
-    def _fitted(self, label: str, rows: Any, previous: Any) -> tuple[Pipeline, Path, Mapping[str, Any], Mapping[str, Any]]:
-        """Tune on the rows, fit on them, save, read back."""
+    def _fitted(
+        self, label: str, rows: Any, previous: Any, found: Mapping[str, Any] | None = None
+    ) -> tuple[Pipeline, Path, Mapping[str, Any], Mapping[str, Any]]:
+        """Tune on the rows (unless the values were found before), fit on them, save, read back."""
         folder = self.work.folder / f"fold-{label}"
         folder.mkdir(exist_ok=True)
         saved = folder / "saved"
         training = self.selected.take(rows)
-        hpo = self._tuned(folder, label, rows, training)
+        hpo = self._tuned(folder, label, rows, training) if found is None else found
         values: Mapping[str, Any] = hpo["best_params"] if hpo["enabled"] else {}
+        _quarantine(saved)
         if not saved.is_dir():
             self.work.phase("fit", label)
             pipeline = self.fresh(values)
@@ -125,7 +131,8 @@ class Line:
             fold=label,
             seed=self.components.recipe.seed,
         )
-        evaluation = self.components.evaluator.judge(pipeline, part)
+        with foreign(self.components.evaluator, "evaluation-failed"):
+            evaluation = self.components.evaluator.judge(pipeline, part)
         _refuse_unfinished(evaluation)
         baselines = self._baselines(fold, part)
         files.write_json(done, {"metrics": dict(evaluation.metrics), "baselines": baselines})
@@ -193,6 +200,7 @@ class Trial:
     def __init__(self, line: Line, training: Selected, rows: Any, metric: str, folder: Path) -> None:
         self.line, self.metric, self.folder = line, metric, folder
         self.checked = line.components.task.streams == "rows"
+        self.seeds = range(line.components.recipe.seed, line.components.recipe.seed + line.components.recipe.tuning.seeds_per_trial)
         inner = line.components.splitter.inner(training, line.components.task, line.components.recipe.tuning.folds)
         self.folds = [
             (training.take(fold.train), Part(take(rows, fold.test), training.take(fold.test), (metric,), detail=False,
@@ -201,22 +209,27 @@ class Trial:
         ]  # fmt: skip
 
     def score(self, values: Mapping[str, Any], report: Callable[[int, float], bool]) -> float:
-        """Mean of the tuned metric over the inner folds.
+        """Mean of the tuned metric over the inner folds and the seeds of a trial.
 
         One clock prunes: the iterations of the first fold where the model reports them, else the means after each fold.
         """
         scores: list[float] = []
         clock = _Clock(report)
         for number, (training, part) in enumerate(self.folds):
-            pipeline = self.line.fresh(values)
-            with self._scratch(pipeline.model) as scratch:
-                pipeline.fit(training, self.line.context(scratch, pipeline.model, clock if number == 0 else Silent()))
-                evaluation = self.line.components.evaluator.judge(_Inside(pipeline, part) if self.checked else pipeline, part)
-            _refuse_unfinished(evaluation)
-            scores.append(float(evaluation.metrics[self.metric]))
+            for seed in self.seeds:
+                heard = clock if number == 0 and seed == self.seeds[0] else Silent()
+                scores.append(self._scored(values, training, part, seed, heard))
             if clock.pruned or (not clock.used and number + 1 < len(self.folds) and report(number, float(np.mean(scores)))):
                 raise tune.Pruned
         return float(np.mean(scores))
+
+    def _scored(self, values: Mapping[str, Any], training: Selected, part: Part, seed: int, progress: Progress) -> float:
+        pipeline = self.line.fresh(values)
+        with self._scratch(pipeline.model) as scratch:
+            pipeline.fit(training, replace(self.line.context(scratch, pipeline.model, progress), seed=seed))
+            evaluation = self.line.components.evaluator.judge(_Inside(pipeline, part) if self.checked else pipeline, part)
+        _refuse_unfinished(evaluation)
+        return float(evaluation.metrics[self.metric])
 
     @contextmanager
     def _scratch(self, model: Any) -> Iterator[Path]:
@@ -251,6 +264,17 @@ class _Clock(Silent):
         self.used = True
         self.pruned = self.pruned or self._report(step, value)
         return self.pruned
+
+
+def _quarantine(saved: Path) -> None:
+    """A saved fold of an earlier attempt that was damaged since is put aside, and made again."""
+    if not saved.is_dir():
+        return
+    try:
+        artifact.verify(saved)
+    except Damaged as error:
+        log.warning("fold saved by an earlier attempt is damaged (%s): it is fitted again", error.message)
+        saved.rename(saved.with_name(f"damaged-{uuid.uuid4().hex[:8]}"))
 
 
 def _refuse_unfinished(evaluation: Evaluation) -> None:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,8 +91,17 @@ class Pipeline:
 
         Raises DataError where the rows break the input contract; extra columns are ignored.
         """
-        frame = rows if augmented or self.augmenter is None else self.augmenter.augment(rows, online=True)
+        frame = rows if augmented or self.augmenter is None else self._augmented(rows)
         return self.predict_selected(self.task.select(self.schema.conform(frame), self.schema, targets=False))
+
+    def _augmented(self, rows: Any) -> Any:
+        with foreign(self.augmenter, "prediction-failed"):
+            frame = self.augmenter.augment(rows, online=True)
+        if getattr(self.task, "streams", "") == "rows" and len(frame) != len(rows):
+            raise TrainingFailed(
+                f"{len(rows)} rows went in and {len(frame)} came out", slug="row-count", where=type(self.augmenter).__name__
+            )
+        return frame
 
     def predict_selected(self, selected: Selected) -> pd.DataFrame:
         """The output frame for rows that were checked and taken apart before."""
@@ -128,6 +139,19 @@ def _laid_out(X: Any, part: Any) -> Any:
     if values.flags.c_contiguous:
         return X
     return type(X)(np.ascontiguousarray(values), index=X.index, columns=X.columns)
+
+
+@contextmanager
+def foreign(part: Any, slug: str, kind: type[RecipelineError] = TrainingFailed) -> Iterator[None]:
+    """Whatever a part that is not ours raises becomes one line with a slug and the name of the part, not a bug of ours."""
+    try:
+        yield
+    except (RecipelineError, MemoryError):
+        raise
+    except Exception as error:
+        if type(part).__module__.partition(".")[0] == "recipeline":
+            raise
+        raise kind(words(error), hint="see the log for the traceback", slug=slug, where=type(part).__name__) from error
 
 
 def words(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import shutil
+import traceback
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -68,19 +69,21 @@ class Attempt:
         if work is not None and self._log is not None:
             self._log.follow(work.folder / "log.txt")
         self._open.enter_context(logs.run(self.run.run_id))
-        self.run.log_params(recipe.resolved({}))
         return self.run
 
     def publish(self, folder: Path) -> Path:
         """Give parameters, metrics and the artifact to tracking; returns where the artifact now stands."""
         assert self.run is not None
         results, hpo = artifact.read_json(folder / "metrics.json"), artifact.read_json(folder / "hpo.json")
+        recipe = self.components.recipe
+        resolved = recipe.resolved(hpo["best_params"] if hpo["enabled"] else {})
+        self.run.log_params(resolved | ({"hyperparameter_tuning": recipe.tuning.model_dump()} if hpo["enabled"] else {}))
         metrics = dict(results["metrics"])
         for name, baseline in results["baselines"].items():
             metrics |= {f"{name}.{metric}": value for metric, value in baseline.items()}
         if hpo["enabled"]:
             metrics |= {name: float(hpo[name]) for name in ("best_score", "total_trials", "optimization_time", "pruned_trials")}
-            self.run.log_params({str(name): value for name, value in hpo["best_params"].items()})
+            self.run.log_params(hpo["best_params"])
             self.run.log_trials(hpo["optimization_history"])
         self.run.log_metrics(metrics)
         return self.run.publish(folder)
@@ -97,13 +100,18 @@ class Attempt:
     def _fail(self, error: BaseException) -> None:
         log.debug("the run failed", exc_info=error)
         stopped = not isinstance(error, Exception)  # SIGINT, SIGTERM
-        run = self.run or self.start(None)
+        try:
+            run = self.run or self.start(None)
+        except RecipelineError as lost:  # what ended the run is on its way to the user, and says more
+            if str(lost) != str(error):
+                log.warning("the failed run is not tracked: %s", lost)
+            return
         run.fail(
             status="KILLED" if stopped else "FAILED",
             slug=getattr(error, "slug", "stopped" if stopped else "bug"),
             message=str(error),
             recipe=text_of(self.components),
-            log=logs.tail(),
+            log=logs.tail() + logs.mask("".join(traceback.format_exception(error))),
         )
         if self.work is not None and isinstance(error, RecipelineError) and error.code in {5, 10}:
             self.work.discard()  # the same data and estimator would fail the same way; there is nothing to go on with

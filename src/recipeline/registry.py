@@ -74,6 +74,8 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 VALUES = ("metric", "route", "command")  # these entry points lead to objects or functions, all others to classes
 VENDORED = ("externals", "_vendor")  # other people's code inside an allowed package is not that package's
+OURS = frozenset({"recipeline.components", "recipeline.operations", "recipeline.resilience", "recipeline.timeseries"})
+"""What a dotted path may name of ourselves: parts. The engine's other classes open files, databases and runs."""
 SYSTEM = ("builtins", "ctypes", "importlib", "nt", "os", "pickle", "posix", "runpy", "shutil", "socket", "subprocess", "sys")
 
 
@@ -175,7 +177,7 @@ class AllowList:
         A module of the standard library does not become allowed because some entry point leads there.
         """
         packages = {entry.target.partition(":")[0].strip().partition(".")[0] for entry in _installed()}
-        return cls(frozenset(namespaces) | (packages - sys.stdlib_module_names))
+        return cls(frozenset(namespaces) | (packages - {"recipeline"} - sys.stdlib_module_names) | OURS)
 
     def covers(self, path: str) -> bool:
         """Whether the module or class at `path` belongs to an allowed package and is its own code."""

@@ -154,6 +154,8 @@ class InputSchema:
         """
         import pandas as pd
 
+        if not hasattr(frame, "columns"):
+            raise DataError(f"a frame is expected, got {type(frame).__name__}", hint="pandas.DataFrame(rows)", slug="schema", where=source)
         if self._fits(frame):
             return frame
         if not frame.columns.is_unique:
@@ -201,7 +203,8 @@ def dtype_of(values: pd.Series[Any]) -> str:
 
     dtype = values.dtype
     if isinstance(dtype, pd.CategoricalDtype):
-        return dtype_of(values.cat.categories.to_series())
+        kind = dtype_of(values.cat.categories.to_series())
+        return "float64" if kind == "int64" and values.hasnans else kind
     if pd.api.types.is_bool_dtype(dtype):
         return "bool"
     if pd.api.types.is_integer_dtype(dtype):
@@ -305,7 +308,7 @@ def _exact(column: Column, values: pd.Series[Any], nulls: pd.Series[bool]) -> pd
     import pandas as pd
 
     if column.dtype == "int64":
-        return values.astype(np.int64)
+        return values if values.dtype == np.int64 else _integers(column, values)
     if column.dtype == "bool":
         if column.nullable:  # NumPy's bool has no null: 0, 1 and NaN
             return _series(values.astype(object).map({True: 1.0, False: 0.0}).to_numpy(np.float64), values)
@@ -314,9 +317,27 @@ def _exact(column: Column, values: pd.Series[Any], nulls: pd.Series[bool]) -> pd
         if values.dtype == object and not nulls.any():
             return values
         return values.astype(object).where(~nulls, None)
-    if column.dtype == "datetime_utc":
-        return values if values.dtype == "datetime64[ns, UTC]" else pd.to_datetime(values, utc=True).astype("datetime64[ns, UTC]")
-    return values if values.dtype == "datetime64[ns]" else pd.to_datetime(values).astype("datetime64[ns]")
+    utc = column.dtype == "datetime_utc"
+    exact = "datetime64[ns, UTC]" if utc else "datetime64[ns]"
+    if values.dtype == exact:
+        return values
+    try:
+        return pd.to_datetime(values, utc=utc).astype(exact)
+    except (ValueError, OverflowError) as error:  # a date like 9999-12-31, or time stamps of several zones
+        hint = "they must lie between 1677 and 2262 and all be of one time zone or of none"
+        raise DataError(f"column {column.name!r}: {column.dtype} expected, got time stamps that it cannot hold ({hint})") from error
+
+
+def _integers(column: Column, values: pd.Series[Any]) -> pd.Series[Any]:
+    """As int64; NumPy would wrap what is too large around zero without a word."""
+    import numpy as np
+
+    raw = values.to_numpy()
+    if raw.dtype.kind in "uO" and len(raw) and not (-(2**63) <= int(raw.min()) and int(raw.max()) < 2**63):
+        raise DataError(
+            f"column {column.name!r}: {column.dtype} expected, got integers of more than 64 bits with sign (write them as text)"
+        )
+    return _series(raw.astype(np.int64), values)
 
 
 def _series(array: Any, like: pd.Series[Any]) -> pd.Series[Any]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import math
@@ -381,15 +382,18 @@ class Tracked:
 
         Never raises an error of the tracking itself: the one that ended the run is on its way to the user.
         """
-        try:
-            self.set_tags({ERROR_TAG: slug, MESSAGE_TAG: message})
-            for name, text in (("recipe.yaml", recipe), ("log.txt", log)):
-                if text:
-                    self.log_text(name, text)
-            shutil.rmtree(self._local_place(), ignore_errors=True)
-            self.finish(status)
-        except RecipelineError as error:
-            logging.getLogger(__name__).warning("run %s could not be marked %s: %s", self.run_id, status, error)
+        texts = [(name, text) for name, text in (("recipe.yaml", recipe), ("log.txt", log)) if text]
+        steps: list[Callable[[], object]] = [
+            lambda: self.set_tags({ERROR_TAG: slug, MESSAGE_TAG: message}),
+            *(functools.partial(self.log_text, name, text) for name, text in texts),
+            lambda: shutil.rmtree(self._local_place(), ignore_errors=True),
+            lambda: self.finish(status),
+        ]
+        for step in steps:
+            try:
+                step()
+            except RecipelineError as error:  # the steps after it are still worth taking
+                logging.getLogger(__name__).warning("run %s could not be marked %s: %s", self.run_id, status, error)
 
     def _local_place(self) -> Path:
         own = self._writer.model if self._writer is not None and self._spool is None else None
@@ -431,6 +435,7 @@ def start(
     be written.
     """
     store = _store(settings, experiment)
+    _check_room(store)
     given = {RECIPE_TAG: name, "mlflow.source.type": "LOCAL", "mlflow.source.name": f"recipeline {_version('recipeline')}"}
     given |= {_name(key): _value(value, LONGEST["tag"]) for key, value in (tags or {}).items()}
     if run_id is not None and (store.spool / run_id / "run.json").is_file():
@@ -443,6 +448,18 @@ def start(
     if params:
         run.log_params(params)
     return run
+
+
+def _check_room(store: _Store) -> None:
+    """Exhausted where artifacts could not be written in the end: better known before anything is trained."""
+    place = _path_of(store.root) if store.root else None
+    if place is None:
+        return
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        hint = "artifacts go there; check its permissions, or choose another folder"
+        raise Exhausted("may not be written", hint=hint, slug="read-only", where=files.shown(place))
 
 
 def unfinished(settings: Settings, *, name: str, tag: str, value: str) -> str | None:

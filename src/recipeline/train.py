@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 from recipeline import artifact
 from recipeline.assemble import Components, assemble
 from recipeline.contracts import Progress, Silent
-from recipeline.errors import RecipeError
+from recipeline.errors import DataError, RecipeError
 from recipeline.folds import Line
+from recipeline.pipeline import foreign
 from recipeline.recipe import Recipe
 from recipeline.recipe import load as load_recipe
 from recipeline.record import Attempt, compose
 from recipeline.settings import Settings
 from recipeline.settings import load as load_settings
-from recipeline.work import Work
+from recipeline.work import Work, digest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,9 +77,11 @@ def train(
     components = assemble(recipe, settings, params=params or {})
     task = components.task
     with Attempt(components) as attempt:
-        data = components.loader.load()
+        with foreign(components.loader, "loader-failed", DataError):
+            data = components.loader.load()
         if components.augmenter is not None:
-            data = components.augmenter.augment(data, online=False)
+            with foreign(components.augmenter, "augmenter-failed", DataError):
+                data = components.augmenter.augment(data, online=False)
         schema = task.describe(data)
         selected = task.select(data, schema, targets=True)
         hashes = row_hashes(data)
@@ -132,4 +135,6 @@ def identity(components: Components, data: Any, hashes: np.ndarray[Any, Any] | N
         "parameters": dict(components.params),
         "data": fingerprint(data, hashes, components),
         "environment": components.settings.environment,
+        "configuration": digest(components.settings.parts),  # its values may be secret: they are not written here
+        "versions": artifact.versions(),  # what another version fitted is not gone on with
     }

@@ -38,7 +38,7 @@ class Work:
     def __init__(self, folder: Path, identity: Mapping[str, Any], lock: files.Lock, run_id: str, *, resumed: bool) -> None:
         self.folder, self.identity, self.run_id, self.resumed = folder, identity, run_id, resumed
         self._lock = lock
-        self._phase = ""
+        self._phase = ("", "")
 
     @classmethod
     def open(cls, root: Path, identity: Mapping[str, Any], *, resume: str | None = None) -> Work:
@@ -47,7 +47,7 @@ class Work:
         resume  a run id, a prefix of one, or `latest`: the folder must exist and be of this identity
 
         Raises Conflict while a living run holds it, or where the recipe or the data changed since; UnknownRun where
-        there is nothing to resume.
+        there is nothing to resume; Exhausted where the folder cannot be written.
         """
         key = digest(identity)[:16]
         folder = root / key
@@ -58,9 +58,7 @@ class Work:
                     f"run {resume} was started with another {_difference(read_state(found)['identity'], identity)}",
                     hint="resume it with the recipe, parameters and data it had, or train anew without --resume",
                 )
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = files.Lock(folder / "lock")
-        lock.acquire()
+        lock = files.Lock(folder / "lock").acquire()
         shutil.rmtree(_grave(folder), ignore_errors=True)  # of one that died while it was being discarded
         state = read_state(folder)
         resumed = bool(state)
@@ -83,7 +81,7 @@ class Work:
         if name not in PHASES:
             raise ValueError(name)
         if (name, detail) != self._phase:
-            self._phase = (name, detail)  # type: ignore[assignment]
+            self._phase = (name, detail)
             log.info("phase %s%s", name, f" {detail}" if detail else "")
 
     def discard(self) -> None:
@@ -107,7 +105,8 @@ def digest(identity: Mapping[str, Any]) -> str:
 
 def find(root: Path, reference: str) -> Path:
     """The work folder of an unfinished run, by run id, unique prefix, or `latest`."""
-    folders = [path.parent for path in root.glob("*/state.json") if not path.parent.name.startswith(".")]
+    places = [path.parent for path in root.glob("*/state.json") if not path.parent.name.startswith(".")]
+    folders = [folder for folder in places if read_state(folder)]
     if reference == "latest":
         if folders:
             return max(folders, key=lambda folder: (folder / "state.json").stat().st_mtime_ns)
@@ -127,9 +126,12 @@ def _grave(folder: Path) -> Path:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    path = folder / "state.json"
-    state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return state
+    """Identity and run id; empty where there is none, or none that this version wrote."""
+    try:
+        state: Any = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        return {"identity": dict(state["identity"]), "run_id": str(state["run_id"])}
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -77,7 +77,7 @@ def measure(metric: Metric, observed: Observed) -> float:
         predicted = _given(metric, None, "quantiles")
     try:
         return float(metric.function(observed.actual, predicted, weight=observed.weight))
-    except ValueError as error:  # scikit-learn's word for input that a metric is not defined on
+    except (ValueError, ZeroDivisionError) as error:  # input that a metric is not defined on; weights that are all zero
         raise DataError(f"{metric.name} cannot be computed: {error}", slug="undefined-metric", hint="choose another metric") from error
 
 

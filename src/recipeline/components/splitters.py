@@ -256,7 +256,7 @@ def _before(past: Indices, times: NDArray[Any], border: Any, gap: int | str) -> 
             raise DataError(f"gap {gap!r} is a duration, and the time column holds numbers", hint="give a number of rows", slug="bad-time")
         kept = past[times[past] < border - pd.Timedelta(gap).to_timedelta64()]
     else:
-        kept = past[: len(past) - gap]
+        kept = past[: max(len(past) - gap, 0)]
     if not len(kept):
         raise DataError("no row is left before the border in time", hint="make gap, test_size or folds smaller", slug="too-few-rows")
     return np.asarray(kept)

@@ -152,6 +152,7 @@ class _Tabular:
     splitter: ClassVar[str] = "train_test_split"
     evaluator: ClassVar[str] = "tabular_evaluator"
     streams: ClassVar[Literal["rows", "groups", "whole"]] = "rows"
+    maybe: ClassVar[tuple[str, ...]] = ()  # columns that some models add to the output
     interface: TabularInterface
 
     def describe(self, data: Any) -> InputSchema:
@@ -177,7 +178,7 @@ class _Tabular:
                 "there is no feature column", hint="the target, keys, weight and group are all that the data hold", slug="no-features"
             )
         schema = InputSchema.of(data, features, keys=interface.keys, target=self._target(data))
-        taken = set(interface.keys) & set(self.output(schema).values)
+        taken = set(interface.keys) & {*self.output(schema).values, *self.maybe}
         if taken:
             raise DataError(f"column {min(taken)!r} has the name of an output column", hint="rename it in the source", slug="schema")
         return schema
@@ -238,6 +239,7 @@ class Classification(_Tabular):
 
     Interface: ClassVar[type[BaseModel]] = ClassificationInterface
     metrics: ClassVar[tuple[Metric, ...]] = CLASSIFICATION
+    maybe: ClassVar[tuple[str, ...]] = ("score",)
 
     def __init__(self, interface: ClassificationInterface) -> None:
         self.interface: ClassificationInterface = interface
@@ -328,6 +330,8 @@ class Classification(_Tabular):
         if dtype in {"datetime", "datetime_utc"}:
             raise DataError(f"target {name!r} holds time stamps", hint="labels are text, whole numbers or booleans", slug="bad-target")
         raw = values.to_numpy()
+        if dtype == "int64" and not (-(2**63) <= int(raw.min()) and int(raw.max()) < 2**63):
+            raise DataError(f"target {name!r} holds integers of more than 64 bits with sign", hint="write them as text", slug="bad-target")
         if dtype == "string":
             labels: list[Any] = sorted(set(raw.tolist()))
         else:

@@ -366,7 +366,7 @@ def write_frame(path: str | os.PathLike[str], frame: Frame, *, metadata: Mapping
 
 
 class StorageAdapter:
-    """Files as an adapter: a query is a path or URI (guide 5.2).
+    """Files as an adapter: a query is a path or URI.
 
     roots    prefixes (`s3://bucket/folder`) below which other schemes than `file://` are read; none means none
     project  folder that relative paths start from; the working folder if None

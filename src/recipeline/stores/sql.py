@@ -37,7 +37,7 @@ FETCH = 8192  # rows that are Python objects at a time
 
 
 class SqlAdapter:
-    """Rows of an SQL database, read by SELECT (guide 5.1).
+    """Rows of an SQL database, read by SELECT.
 
     connection_uri  SQLAlchemy's URL: `sqlite:///data/churn.db`; a relative SQLite file starts from `project`
     timeout         seconds that the database may work on one statement (the reader's own time does not count)
