@@ -330,7 +330,7 @@ class Classification(_Tabular):
         if dtype in {"datetime", "datetime_utc"}:
             raise DataError(f"target {name!r} holds time stamps", hint="labels are text, whole numbers or booleans", slug="bad-target")
         raw = values.to_numpy()
-        if dtype == "int64" and not (-(2**63) <= int(raw.min()) and int(raw.max()) < 2**63):
+        if dtype == "int64" and (int(raw.min()) < -(2**63) or int(raw.max()) >= 2**63):
             raise DataError(f"target {name!r} holds integers of more than 64 bits with sign", hint="write them as text", slug="bad-target")
         if dtype == "string":
             labels: list[Any] = sorted(set(raw.tolist()))
