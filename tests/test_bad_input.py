@@ -7,13 +7,13 @@ byte-identical, no temporary file left over, and the next good run succeeds.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import re
 import resource
 import shutil
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import distributions
 from recipeline import registry
 from recipeline.stores import files
 
@@ -46,7 +47,12 @@ QUIET = ("--set", "execution.report=false")
 def rows(n: int = 120) -> pd.DataFrame:
     rng = np.random.default_rng(3)
     frame = pd.DataFrame(
-        {"customer": [f"c{i}" for i in range(n)], "age": rng.integers(18, 90, n), "income": rng.normal(2, 1, n), "country": rng.choice(["dk", "kr"], n)}
+        {
+            "customer": [f"c{i}" for i in range(n)],
+            "age": rng.integers(18, 90, n),
+            "income": rng.normal(2, 1, n),
+            "country": rng.choice(["dk", "kr"], n),
+        }
     )
     frame["churned"] = np.where(frame["income"] + frame["age"] / 50 > 3, "yes", "no")
     return frame
@@ -111,14 +117,13 @@ class House:
         again = self.command("batch-inference", "--run-id", self.run_id, "--input", "rows.csv", "--output", "good.parquet", "--json")
         assert again.json["already_done"] is True, again
 
-    def train(self, code: int, text: str | bytes, *words: str, name: str = "bad.yaml") -> Any:
-        """A recipe that `validate` and `train` refuse alike."""
-        path = self.folder / name
+    def train(self, code: int, text: str | bytes, *words: str, sound: bool = False) -> Any:
+        """A recipe that `train` refuses; `validate` too, unless the recipe is sound and the trouble is in what it names."""
+        path = self.folder / "bad.yaml"
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        if code in {3, 4}:
-            looked = self.command("validate", "--recipe-file", name)
-            assert looked.code == code, looked
-        return self.refuses(code, "train", "--recipe-file", name, *QUIET, words=words)
+        looked = self.command("validate", "--recipe-file", path.name)
+        assert looked.code == (0 if sound else code), looked
+        return self.refuses(code, "train", "--recipe-file", path.name, *QUIET, words=words)
 
 
 @pytest.fixture
@@ -162,7 +167,7 @@ def test_a_bad_recipe_is_exit_3_with_line_and_column(house: House, text: str | b
     house.train(3, text, *words)
 
 
-@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['true']", "!!python/name:os.system", "!env HOME"])
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system ['true']", "!!python/name:os.system ''", "!env HOME"])
 def test_a_tag_that_makes_objects_is_refused(house: House, tag: str) -> None:
     """Exit 4 for Python's; any other tag is not YAML that a recipe may have."""
     house.train(4 if "python" in tag else 3, GOOD.replace("C: 0.5", f"C: {tag}"), "bad.yaml:4:")
@@ -184,7 +189,7 @@ def test_a_byte_order_mark_and_windows_lines_are_accepted(house: House, change: 
 
 def test_a_target_that_is_not_there_is_exit_5(house: House) -> None:
     """With the columns that there are."""
-    house.train(5, GOOD.replace("target_col: churned", "target_col: chruned"), "chruned", "did you mean churned?")
+    house.train(5, GOOD.replace("target_col: churned", "target_col: chruned"), "chruned", "did you mean churned?", sound=True)
 
 
 def test_a_recipe_that_is_not_there_is_exit_3(house: House) -> None:
@@ -201,8 +206,8 @@ def with_class(path: str, arguments: str = "{}") -> str:
 @pytest.mark.parametrize(
     "path",
     [
-        "os.system", "builtins.eval", "subprocess.Popen", "importlib.import_module", "sklearn.utils.os.system", "sklearn.datasets.os.system",
-        "this.s", "antigravity.geohash", "recipeline.stores.files.Path",
+        "os.system", "builtins.eval", "subprocess.Popen", "importlib.import_module", "sklearn.utils.os.system",
+        "sklearn.datasets.os.system", "this.s", "antigravity.geohash", "recipeline.stores.files.Path",
     ],
 )  # fmt: skip
 def test_a_class_outside_the_list_is_exit_4_and_not_imported(house: House, path: str) -> None:
@@ -237,26 +242,23 @@ def test_a_class_that_is_none_is_exit_3(house: House, path: str, words: tuple[st
     house.train(3, with_class(path), "bad.yaml:3:", *words)
 
 
-@pytest.mark.parametrize(("path", "extra"), [("xgboost.XGBClassifier", "boosting"), ("lightgbm.LGBMClassifier", "boosting"), ("catboost.CatBoostClassifier", "boosting")])
-def test_a_library_that_is_not_installed_names_its_extra(house: House, path: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("path", ["xgboost.XGBClassifier", "lightgbm.LGBMClassifier", "catboost.CatBoostClassifier"])
+def test_a_library_that_is_not_installed_names_its_extra(house: House, path: str) -> None:
     """Exit 3 with the line to type."""
-    package = path.partition(".")[0]
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)  # as if it were not there
-    house.train(3, with_class(path), "bad.yaml:3:", f"pip install 'recipeline[{extra}]'")
+    if importlib.util.find_spec(path.partition(".")[0]) is not None:
+        pytest.skip("it is installed")
+    house.train(3, with_class(path), "bad.yaml:3:", "pip install 'recipeline[boosting]'")
 
 
 def test_two_plugins_of_one_name_are_exit_3(house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both distributions are named; recipes that do not use the name do not notice."""
     for plugin in ("one", "two"):
-        about = tmp_path / "site" / f"plugin_{plugin}-1.dist-info"
-        about.mkdir(parents=True)
-        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: plugin-{plugin}\nVersion: 1\n")
-        (about / "entry_points.txt").write_text(f"[recipeline.model]\ntwice = plugin_{plugin}:Model\n")
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    registry.refresh() if hasattr(registry, "refresh") else None
-    house.train(3, with_class("twice"), "bad.yaml:3:", "plugin-one", "plugin-two")
+        distributions.install(tmp_path / "site", f"plugin-{plugin}", {}, {"model": {"twice": f"plugin_{plugin}:Model"}})
+    with monkeypatch.context() as path:
+        path.syspath_prepend(tmp_path / "site")
+        registry.refresh()
+        house.train(3, with_class("twice"), "bad.yaml:3:", "plugin-one", "plugin-two")
+    registry.refresh()
 
 
 # --- files ------------------------------------------------------------------------------------------------------------------
@@ -268,13 +270,13 @@ def with_source(name: str) -> str:
 
 @pytest.mark.parametrize("name", ["nowhere.csv", "nowhere.parquet", "file://nowhere.csv", "nowhere/rows.csv", "rows.xlsx", "."])
 def test_a_file_that_is_not_there_is_exit_5(house: House, name: str) -> None:
-    house.train(5, with_source(name), name.removeprefix("file://"))
+    house.train(5, with_source(name), name.removeprefix("file://"), sound=True)
 
 
 @pytest.mark.parametrize("uri", ["http://user:s3cret@127.0.0.1:9/x.csv", "s3://bucket/x.csv", "zip://x.csv::rows.zip", "memory://x.csv"])
 def test_a_foreign_address_is_exit_4_without_its_password(house: House, uri: str) -> None:
     """Outside of the configured roots nothing is asked for."""
-    answer = house.train(4, with_source(f'"{uri}"'), "roots" if "::" not in uri else "chained")
+    answer = house.train(4, with_source(f'"{uri}"'), "roots" if "::" not in uri else "chained", sound=True)
     assert "s3cret" not in answer.err + answer.out
 
 
@@ -284,7 +286,7 @@ def test_a_forbidden_file_is_exit_5(house: House) -> None:
         pytest.skip("root may read everything")
     (house.folder / "locked.csv").write_text("a\n1\n")
     (house.folder / "locked.csv").chmod(0)
-    house.train(5, with_source("locked.csv"), "locked.csv", "permissions")
+    house.train(5, with_source("locked.csv"), "locked.csv", "permissions", sound=True)
 
 
 def test_a_torn_parquet_file_is_exit_5(house: House) -> None:
@@ -294,7 +296,7 @@ def test_a_torn_parquet_file_is_exit_5(house: House) -> None:
     flipped[-20] ^= 0xFF
     for number, bad in enumerate([good[: len(good) // 2], good[:-1], good[:4], b"", bytes(flipped), b"PAR1" * 3]):
         (house.folder / "bad.parquet").write_bytes(bad)
-        house.train(5, with_source("bad.parquet"), "bad.parquet")
+        house.train(5, with_source("bad.parquet"), "bad.parquet", sound=True)
         command = ("batch-inference", "--run-id", house.run_id, "--input", "bad.parquet", "--output", f"out{number}.parquet")
         house.refuses(5, *command, words=("bad.parquet",), next_good=False)
         assert not (house.folder / f"out{number}.parquet").exists()
@@ -303,20 +305,22 @@ def test_a_torn_parquet_file_is_exit_5(house: House) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda lines: [*lines[:7], lines[7] + b",more", *lines[8:]], ("line 8",)),
-        (lambda lines: [*lines[:7], b"c6,30", *lines[8:]], ("line 8",)),
-        (lambda lines: [*lines[:7], lines[7].replace(b"c6", b"c\0"), *lines[8:]], ("line 8", "NUL")),
-        (lambda lines: [*lines[:7], lines[7].replace(b"c6", b"\xff\xfe"), *lines[8:]], ("UTF-8",)),
-        (lambda lines: [], ("empty",)),
-        (lambda lines: lines[:1], ()),
-        (lambda lines: [lines[0].replace(b"age", b"income"), *lines[1:]], ("income",)),
+        (lambda lines: [*lines[:7], lines[7] + b",more", *lines[8:]], ("bad.csv:8",)),
+        (lambda lines: [*lines[:7], b"c6,30", *lines[8:]], ("bad.csv:8",)),
+        (lambda lines: [*lines[:7], lines[7].replace(b"c6", b"c\0"), *lines[8:]], ("bad.csv:8", "NUL")),
+        (lambda lines: [*lines[:7], lines[7].replace(b"c6", b"\xff\xfe"), *lines[8:]], ("bad.csv:8", "UTF-8")),
+        (lambda lines: [], ("bad.csv", "empty")),
+        (lambda lines: lines[:1], ("no rows",)),
+        (lambda lines: [lines[0].replace(b"age", b"income"), *lines[1:]], ("bad.csv", "income")),
     ],
 )
-def test_a_broken_csv_file_is_exit_5_with_its_line(house: House, change: Callable[[list[bytes]], list[bytes]], words: tuple[str, ...]) -> None:
+def test_a_broken_csv_file_is_exit_5_with_its_line(
+    house: House, change: Callable[[list[bytes]], list[bytes]], words: tuple[str, ...]
+) -> None:
     """Ragged, with NUL, not UTF-8, empty, without rows, with two columns of one name."""
     lines = change((house.folder / "rows.csv").read_bytes().splitlines())
     (house.folder / "bad.csv").write_bytes(b"".join(line + b"\n" for line in lines))
-    house.train(5, with_source("bad.csv"), *words)
+    house.train(5, with_source("bad.csv"), *words, sound=True)
 
 
 def test_rows_that_break_the_contract_are_exit_5(house: House) -> None:
@@ -355,7 +359,8 @@ def test_a_full_disk_is_exit_7_and_the_old_output_stays(house: House, output: st
     assert house.command(*command).code == 0
     place = house.folder / output.rstrip("/")
     old = {path.name: path.read_bytes() for path in ([place] if place.is_file() else sorted(place.iterdir()))}
-    pd.concat([rows()] * 40).to_csv(house.folder / "many.csv", index=False)
+    many = pd.concat([rows()] * 40, ignore_index=True)
+    many.assign(income=np.random.default_rng(1).normal(2, 1, len(many))).to_csv(house.folder / "many.csv", index=False)  # does not compress
     command[4] = "many.csv"
     with limited(8192):
         house.refuses(7, *command, "--overwrite", words=("disk is full", output.rstrip("/")), next_good=False)
@@ -369,7 +374,9 @@ def test_a_disk_that_fills_up_in_training_is_exit_7(house: House) -> None:
     """In a process of its own, with a limit on its files that the store still fits in and the artifact does not."""
     size = (house.folder / "mlflow.db").stat().st_size + (1 << 20)
     rng = np.random.default_rng(0)
-    pd.DataFrame(rng.normal(size=(400, 40))).rename(columns=lambda i: f"f{i}").assign(y=rng.normal(size=400)).to_parquet(house.folder / "wide.parquet")
+    pd.DataFrame(rng.normal(size=(400, 40))).rename(columns=lambda i: f"f{i}").assign(y=rng.normal(size=400)).to_parquet(
+        house.folder / "wide.parquet"
+    )
     (house.folder / "forest.yaml").write_text(
         "name: forest\nmodel:\n  class_path: sklearn.ensemble.RandomForestRegressor\n  hyperparameters: {n_estimators: 120}\n"
         "  loader: {name: default_loader, source_uri: wide.parquet}\n  data_interface: {task_type: regression, target_col: y}\n"
@@ -420,13 +427,14 @@ def test_a_damaged_artifact_is_exit_9_at_every_door(house: House) -> None:
 
 def test_an_artifact_without_a_manifest_is_no_run(house: House) -> None:
     """Somebody took it away: there is no artifact to trust."""
-    (house.model / "manifest.json").unlink()
-    house.good = house.outputs()
-    house.refuses(5, "show", house.run_id, words=("has no artifact",), next_good=False)
-    manifest = house.model / "manifest.json"
-    manifest.write_text("{}")
-    house.good = house.outputs()
-    house.refuses(9, "show", house.run_id, words=("manifest.json",), next_good=False)
+    trained = house.command("train", "--recipe-file", "good.yaml", *QUIET, "--json").json
+    manifest = Path(trained["artifact"], "manifest.json")
+    manifest.unlink()
+    house.refuses(5, "show", trained["run_id"], words=("has no artifact",), next_good=False)
+    for text in ("", "{}", "[]", '{"files": 3}', "\0"):
+        manifest.write_text(text)
+        house.refuses(9, "show", trained["run_id"], words=("manifest.json",), next_good=False)
+    house.works()
 
 
 def test_a_planted_pickle_is_never_read(house: House) -> None:
@@ -467,17 +475,3 @@ def test_production_takes_no_local_store_and_no_open_door(house: House, monkeypa
 def test_an_environment_without_its_file_is_exit_3(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("APP_ENV", "porduction")
     house.refuses(3, "train", "--recipe-file", "good.yaml", words=("config/porduction.yaml",), next_good=False)
-
-
-def test_killed_by_a_user_it_is_not_a_bug(house: House) -> None:
-    """SIGTERM to a fresh process that has just begun: 143, in one line."""
-    script = "import os, signal, sys; from recipeline import cli; os.kill(os.getpid(), signal.SIGALRM) if 0 else None; sys.exit(cli.main(sys.argv[1:]))"
-    done = subprocess.Popen([sys.executable, "-c", script, "train", "--recipe-file", "good.yaml"], cwd=house.folder, stderr=subprocess.PIPE, text=True)
-    assert done.stderr is not None
-    for line in done.stderr:
-        if "phase" in line:
-            done.terminate()
-            break
-    rest = done.stderr.read()
-    assert done.wait(60) == 143, rest
-    assert rest.splitlines()[-1] == "error[terminated]: terminated"

@@ -462,6 +462,7 @@ class Regression(_Tabular):
         names = self._columns(schema)
         said = model.predict(selected.X) if n else ()
         predicted = np.asarray(said, dtype=np.float64).reshape(n, len(names))
+        _refuse_endless(predicted)
         columns = _keyed(selected)
         for position, name in enumerate(names):
             columns[name] = predicted[:, position]
@@ -585,6 +586,15 @@ def _no_threshold(model: Any) -> Problem:
 
 
 # --- looking at columns ----------------------------------------------------------------------------
+
+
+def _refuse_endless(predicted: NDArray[np.float64]) -> None:
+    """A model that overflowed has no answer, and an infinite one must not pass for one."""
+    finite = np.isfinite(predicted)
+    if not finite.all():
+        rows = np.flatnonzero(~finite.all(axis=1))
+        hint = "the model overflowed; look at the values of this row"
+        raise DataError(f"no finite prediction for {len(rows)} rows, the first is row {int(rows[0])}", hint=hint, slug="not-finite")
 
 
 def _require_frame(data: Any) -> None:
