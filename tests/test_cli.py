@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from recipeline import cli, resilience
+from recipeline import cli, console, resilience
 
 pytestmark = pytest.mark.xdist_group("cli")  # one trained project, copied for each test that wants a run
 
@@ -315,6 +316,28 @@ def test_whoever_stops_reading_is_not_an_error(process: Callable[..., Any], proj
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.startswith("task")
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGTERM, cli._Terminated), (signal.SIGINT, KeyboardInterrupt)])
+def test_a_signal_that_python_drops_stops_the_next_step(number: int, kind: type[BaseException], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception inside of a destructor goes nowhere; the work asks again at each of its steps. Afterwards all is as it was."""
+    dropped: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda about: dropped.append(about.exc_type))
+
+    class Last:
+        def __del__(self) -> None:
+            signal.raise_signal(number)
+
+    before = signal.getsignal(number)
+    with cli._Signals() as signals:
+        bars = console.Bars(enabled=False, goes_on=signals.goes_on)
+        bars.advance(1, 2, "folds")
+        last = Last()
+        del last
+        assert dropped == [kind]
+        with pytest.raises(kind):
+            bars.advance(2, 2, "folds")
+    assert signal.getsignal(number) is before
 
 
 def test_a_secret_in_a_parameter_is_not_repeated(command: Callable[..., Any], project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

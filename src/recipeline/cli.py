@@ -13,10 +13,11 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from recipeline.errors import DataError, RecipelineError, UsageError, did_you_mean
 
@@ -44,13 +45,48 @@ class _Terminated(BaseException):
     """SIGTERM, as an exception, so that `finally` and `with` clean up."""
 
 
+class _Signals:
+    """SIGINT and SIGTERM as exceptions, while a command runs in the main thread.
+
+    Python drops an exception that a signal raises inside of a destructor or of a callback from C. `goes_on` is asked at every
+    step of the work, and raises it again.
+    """
+
+    def __init__(self) -> None:
+        self.came: type[BaseException] | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+                    self._before[number] = signal.signal(number, self._raise)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _raise(self, number: int, frame: FrameType | None) -> NoReturn:  # called by Python, with the frame
+        self.came = KeyboardInterrupt if number == signal.SIGINT else _Terminated
+        raise self.came
+
+    def goes_on(self) -> None:
+        if self.came is not None:
+            raise self.came
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     wants_json, debug = "--json" in given, "--debug" in given or os.environ.get("LOG_LEVEL", "").upper() == "DEBUG"
-    previous = signal.signal(signal.SIGTERM, _terminate) if _in_main_thread() else None
+    with _Signals() as signals:
+        return _run(given, signals, wants_json=wants_json, debug=debug)
+
+
+def _run(given: list[str], signals: _Signals, *, wants_json: bool, debug: bool) -> int:
     try:
-        options = _parser(given).parse_args(given)
+        options = _parser(given).parse_args(given, argparse.Namespace(goes_on=signals.goes_on))
         answer = options.command(options)
         code = int(answer.pop("exit_code", 0))
         if wants_json:
@@ -62,10 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our answers has seen enough
         return 0
-    except KeyboardInterrupt as error:
-        return _failed(error, 130, {"slug": "interrupted", "message": "interrupted"}, wants_json=wants_json, debug=debug)
-    except _Terminated as error:
-        return _failed(error, 143, {"slug": "terminated", "message": "terminated"}, wants_json=wants_json, debug=debug)
+    except (KeyboardInterrupt, _Terminated) as error:
+        return _stopped(error, wants_json=wants_json, debug=debug)
     except MemoryError as error:
         return _failed(
             error, 7, {"slug": "memory", "message": "out of memory; use fewer rows or columns"}, wants_json=wants_json, debug=debug
@@ -75,20 +109,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _bug(error, wants_json=wants_json, debug=debug)
         return _failed(error, 7, {"slug": "disk", "message": f"cannot write: {error.strerror}"}, wants_json=wants_json, debug=debug)
     except Exception as error:  # noqa: BLE001  # the last line of defence: a bug of ours gets its own exit code and no traceback
+        if signals.came is not None:  # what a signal left half done, as an import, may break anything after it
+            return _stopped(signals.came(), wants_json=wants_json, debug=debug)
         return _bug(error, wants_json=wants_json, debug=debug)
-    finally:
-        if previous is not None:
-            signal.signal(signal.SIGTERM, previous)
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Terminated
-
-
-def _in_main_thread() -> bool:
-    import threading
-
-    return threading.current_thread() is threading.main_thread()
+def _stopped(error: BaseException, *, wants_json: bool, debug: bool) -> int:
+    code, slug = (143, "terminated") if isinstance(error, _Terminated) else (130, "interrupted")
+    return _failed(error, code, {"slug": slug, "message": slug}, wants_json=wants_json, debug=debug)
 
 
 def _bug(error: Exception, *, wants_json: bool, debug: bool) -> int:
@@ -241,7 +269,7 @@ def _train(options: argparse.Namespace) -> dict[str, Any]:
 
     params = _json(options.context_params, "--context-params")
     settings = _settings(options, options.recipe_file)
-    with Bars() as bars:
+    with Bars(goes_on=options.goes_on) as bars:
         run = train(options.recipe_file, params=params, settings=settings, progress=bars, resume=options.resume)
     scores = "  ".join(f"{name} {value:.4g}" for name, value in run.metrics.items())
     report = run.artifact / "report.html"
@@ -256,7 +284,7 @@ def _batch(options: argparse.Namespace) -> dict[str, Any]:
     params = _json(options.context_params, "--context-params")
     settings = _settings(options)
     opened = runs.open_run(options.run_id, settings, name=options.name)
-    with Bars() as bars:
+    with Bars(goes_on=options.goes_on) as bars:
         result = runs.predict_batch(
             opened, settings, params=params, source=options.input, output=options.output, overwrite=options.overwrite,
             evaluate=options.evaluate, progress=bars,

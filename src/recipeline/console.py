@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 
 class Bars:
-    """A Progress that draws one bar per label; quiet when stderr is no terminal."""
+    """A Progress that draws one bar per label; quiet when stderr is no terminal.
 
-    def __init__(self, *, enabled: bool | None = None) -> None:
+    goes_on  called at every step of the work; raises when it should not
+    """
+
+    def __init__(self, *, enabled: bool | None = None, goes_on: Callable[[], None] = lambda: None) -> None:
         self.enabled = sys.stderr.isatty() if enabled is None else enabled
+        self.goes_on = goes_on
         self._drawn: Any = None
         self._tasks: dict[str, Any] = {}
 
@@ -33,9 +38,11 @@ class Bars:
 
     def report(self, step: int, value: float) -> bool:
         """A bar never prunes."""
+        self.goes_on()
         return False
 
     def advance(self, done: int, total: int | None = None, label: str = "") -> None:
+        self.goes_on()
         if self._drawn is None:
             return
         name = label or "working"

@@ -101,6 +101,8 @@ class Attempt:
         if self.run is None and isinstance(error, Conflict):
             return  # another process trains the very same; that run is the one to look at
         stopped = not isinstance(error, Exception)  # SIGINT, SIGTERM
+        if stopped and self.run is None:
+            return  # nothing was begun; and what was being imported may be half there
         try:
             run = self.run or self.start(None)
         except RecipelineError as lost:  # what ended the run is on its way to the user, and says more
