@@ -11,6 +11,8 @@ Names are loaded on first use: `import recipeline` costs milliseconds.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,6 +45,16 @@ __all__ = [
     "train", "load", "Run", "Pipeline", "Recipe", "load_recipe", "register",
     "BaseAdapter", "BaseEvaluator", "parse_select_columns", "RecipelineError",
 ]  # fmt: skip
+
+
+class _Package(ModuleType):
+    """Whoever imports the module `recipeline.train` (a command does) would hide the function of that name; it stays."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value.train if name == "train" and isinstance(value, ModuleType) else value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
