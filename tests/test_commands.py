@@ -230,10 +230,21 @@ evaluation:
   validation: {method: train_test_split, test_size: 0.2, stratify: true, random_state: 42}
 """
 
+WINE = """
+name: wine
+model:
+  class_path: sklearn.tree.DecisionTreeClassifier
+  loader: {name: default_loader, source_uri: ../data/wine.csv}
+  data_interface: {task_type: classification, target_col: target}
+evaluation:
+  metrics: [accuracy, roc_auc]
+  validation: {method: train_test_split, test_size: 0.3, stratify: true}
+"""
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, recipe_data: Path, empty_store: Path) -> dict[str, str]:
-    """Runs by name: the quickstart, a tree on the same rows, the tree on other rows, a regression on folds, two of two targets."""
+    """Runs by name: the quickstart and a tree on the same rows, the tree on other rows, and one of every kind of target."""
     from recipeline.train import train
 
     folder = tmp_path_factory.mktemp("commands") / "project"
@@ -241,12 +252,18 @@ def finished(tmp_path_factory: pytest.TempPathFactory, recipe_data: Path, empty_
     shutil.copytree(recipe_data, folder / "recipes" / "data", dirs_exist_ok=True)
     shutil.copy(empty_store, folder / "mlflow.db")
     (folder / "recipes" / "mine").mkdir()
+    flags = (recipe_data / "wine.csv").read_text().splitlines()
+    lines = [flags[0], *(f"{line.rpartition(',')[0]},{str(line.endswith(',1')).lower()}" for line in flags[1:])]
+    (folder / "recipes" / "data" / "flags.csv").write_text("\n".join(lines) + "\n")
     texts = {
         "forest": FOREST,
         "elsewhere": FOREST.replace("random_state: 42", "random_state: 43"),
         "linnerud": (PROJECT / "recipes/tabular/linnerud_targets.yaml")
         .read_text()
         .replace("cross_validation, folds: 4", "train_test_split"),
+        "wine": WINE,
+        "flags": WINE.replace("name: wine", "name: flags").replace("wine.csv", "flags.csv"),
+        "progress": (PROJECT / "recipes/tabular/diabetes_ridge.yaml").read_text().replace("cross_validation, folds: 5", "train_test_split"),
         "ridge": (PROJECT / "recipes/tabular/diabetes_ridge.yaml").read_text(),
     }
     configuration = settings.load(project=folder, overrides=["execution.report=false"], environ={})
@@ -335,6 +352,28 @@ def test_several_targets_are_compared(command: Callable[..., Any], trained: dict
     assert {row["direction"] for row in rows.values()} == {"minimize"}
     assert rows["rmse"]["interval"] == [0.0, 0.0]
     assert rows["rmse_Weight"]["interval"] is None
+
+
+@pytest.mark.parametrize("name", ["wine", "flags", "progress"])
+def test_every_kind_of_target_is_read_back(command: Callable[..., Any], trained: dict[str, str], name: str) -> None:
+    """Whole numbers of three classes, booleans, values: the kept predictions give every metric of the run again."""
+    answer = compared(command, trained[name], trained[name])
+    assert {row["metric"]: row["interval"] for row in answer["metrics"]} == {row["metric"]: [0.0, 0.0] for row in answer["metrics"]}
+
+
+@pytest.mark.parametrize(
+    ("truth", "target", "codes"),
+    [
+        (np.array(["b", "a"], dtype=object), {"classes": ["a", "b"]}, [1, 0]),
+        (np.array(["b", "c"], dtype=object), {"classes": ["a", "b"]}, None),
+        (np.array([1.5, 2.0]), {}, [1.5, 2.0]),
+        (np.array(["b", "c"], dtype=object), {}, None),
+    ],
+)
+def test_a_truth_that_is_none_is_no_truth(truth: Any, target: Any, codes: Any) -> None:
+    """A label that training had not, text where numbers were: nothing is compared."""
+    found = comparing._encoded(truth, target)
+    assert codes == (None if found is None else found.tolist())
 
 
 def test_the_table_says_it_in_words(command: Callable[..., Any], trained: dict[str, str]) -> None:

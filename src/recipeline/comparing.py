@@ -180,6 +180,8 @@ def _no_interval(a: Opened, b: Opened, sealed: Mapping[str, Any]) -> str | None:
 def _add_intervals(metrics: Sequence[dict[str, Any]], a: Opened, b: Opened, resamples: int, progress: Progress | None) -> str | None:
     """Fill `interval` of every metric that the kept predictions give again; why there is none at all, or None."""
     left, right = _observed(a), _observed(b)
+    if left is None or right is None:
+        return f"the truth in {PREDICTIONS} is not that of the targets of training"
     if len(left.actual) != len(right.actual) or not np.array_equal(left.actual, right.actual):
         return "the kept predictions do not hold the same truth in the same order"
     usable = [row for row in metrics if row["difference"] is not None and row["of"] is not None and row["of"].name == row["metric"]]
@@ -192,22 +194,32 @@ def _add_intervals(metrics: Sequence[dict[str, Any]], a: Opened, b: Opened, resa
     return None
 
 
-def _observed(run: Opened) -> Any:
-    """What the run's sealed rows were and what it said, from the kept table, in the form metrics take."""
+def _observed(run: Opened) -> Any | None:
+    """What the run's sealed rows were and what it said, from the kept table, in the form metrics take.
+
+    None where the table does not hold the truth as the run's own schema describes it.
+    """
     table = files.read_frame(run.folder / PREDICTIONS)
     schema = run.pipeline.schema
-    names = [column for column in table.columns if column == "actual" or column.startswith("actual_")]
+    targets = schema.target.get("names", ())
+    names = ["actual"] if len(targets) == 1 else [f"actual_{name}" for name in targets]
+    if not names or not set(names) <= set(table.columns):
+        return None
     truth = table[names[0]].to_numpy() if len(names) == 1 else table[names].to_numpy()
-    output = table.drop(columns=[column for column in table.columns if column.startswith(("actual", "residual"))])
-    return run.components.task.observed(output, Selected(X=output, y=_encoded(truth, schema.target)), schema)
+    encoded = _encoded(truth, schema.target)
+    if encoded is None:
+        return None
+    output = table.drop(columns=[*names, *(name.replace("actual", "residual", 1) for name in names)], errors="ignore")
+    return run.components.task.observed(output, Selected(X=output, y=encoded), schema)
 
 
-def _encoded(truth: NDArray[Any], target: Mapping[str, Any]) -> NDArray[Any]:
-    """Labels as their place among the sorted classes, as a task encodes them; numbers as they are."""
+def _encoded(truth: NDArray[Any], target: Mapping[str, Any]) -> NDArray[Any] | None:
+    """Labels as their place among the sorted classes, as a task encodes them; numbers as they are; None for anything else."""
     if "classes" not in target:
-        return truth.astype(np.float64)
+        return truth.astype(np.float64) if truth.dtype.kind in "iuf" else None
     places = {label: code for code, label in enumerate(target["classes"])}
-    return np.array([places[label] for label in truth.tolist()], dtype=np.intp)
+    codes = [places.get(label) for label in truth.tolist()]
+    return None if None in codes else np.array(codes, dtype=np.intp)
 
 
 def _again(metric: Metric, observed: Any, value: float) -> bool:
