@@ -540,6 +540,14 @@ def test_no_secret_is_explained(command: Callable[..., Any], project: Path, monk
         for json_form in ([], ["--json"]):
             answer = command(*arguments, *json_form)
             assert "canary-" not in answer.out + answer.err, answer
+    path = Path("recipes/quickstart/secret.yaml")
+    path.write_text(Path(QUICKSTART).read_text().replace("../data/breast_cancer.csv", "s3://user:canary-three@host/x.csv"))
+    answer = command("show", "--resolved", path)
+    assert "s3://user:" in answer.out
+    assert "canary-" not in answer.out
+    told = comparing.differences({"uri": "s3://user:canary-three@host/x"}, {"uri": "s3://user:canary-four@host/x"})
+    assert [row["key"] for row in told] == ["uri"]
+    assert "canary-" not in str(told)
     loaded = settings.load(project=project)
     assert "canary-one" in loaded.adapter("sql")[1]["connection_uri"]  # the control: the secret did reach the configuration
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recipeline import artifact, document, runs
+from recipeline import artifact, document, logs, runs
 from recipeline.contracts import Metric, Selected
 from recipeline.errors import DataError, RecipelineError, dotted
 from recipeline.stores import files
@@ -73,7 +73,7 @@ def differences(a: Any, b: Any) -> list[dict[str, Any]]:
     left, right = dict(_leaves(a)), dict(_leaves(b))
     keys = [*left, *(key for key in right if key not in left)]
     return [
-        {"key": dotted(key), "a": left.get(key), "b": right.get(key)}
+        {"key": dotted(key), "a": _shown(left.get(key)), "b": _shown(right.get(key))}
         for key in keys
         if key not in left or key not in right or not _equal(left[key], right[key])
     ]
@@ -89,6 +89,11 @@ def _leaves(data: Any, key: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[
             yield from _leaves(value, (*key, index))
     elif key:
         yield key, data
+
+
+def _shown(value: Any) -> Any:
+    """A password that somebody wrote into a recipe is not repeated."""
+    return logs.mask(value) if isinstance(value, str) else value
 
 
 def _equal(a: Any, b: Any) -> bool:

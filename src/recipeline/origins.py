@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from recipeline import registry
+from recipeline import logs, registry
 from recipeline.assemble import ENGINE, INTERFACE, Components, assemble
 from recipeline.errors import Key, dotted
 from recipeline.recipe import MISSING, PartSpec, Pruning, Tuning
@@ -201,8 +201,10 @@ def _short(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON has it; a default that is an object is shown as Python writes it, a function by its name."""
-    if value is None or isinstance(value, (bool, int, str)):
+    """As JSON has it, passwords masked; a default that is an object is shown as Python writes it, a function by its name."""
+    if isinstance(value, str):
+        return logs.mask(value)
+    if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
