@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 EVENTS = frozenset({"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.scandir", "sqlite3.connect"})
 
@@ -59,7 +59,7 @@ class Nursery:
 
     _started = 0
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> Self:
         self._process = subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         return self
 
@@ -205,7 +205,7 @@ class _Watch(logging.Handler):
             return
         path = arguments[0]
         text = os.fsdecode(path).removeprefix("file:") if isinstance(path, (str, bytes, os.PathLike)) else ""
-        if not text or (os.path.isabs(text) and not text.startswith(self.below)):  # the project is the working folder
+        if not text or (Path(text).is_absolute() and not text.startswith(self.below)):  # the project is the working folder
             return
         if self.count == self.at:
             self.count += 1
@@ -220,7 +220,7 @@ def _import_everything() -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    import matplotlib.pyplot
+    import matplotlib.pyplot as plt
     import mlflow
     import mlflow.store.tracking.sqlalchemy_store
     import optuna
@@ -228,10 +228,10 @@ def _import_everything() -> None:
     import pyarrow.csv
     import pyarrow.parquet
     import scipy.stats
-    import skops.io
     import sklearn.ensemble
     import sklearn.linear_model
     import sklearn.metrics
+    import skops.io
 
     import recipeline.batch
     import recipeline.components.evaluators
@@ -242,7 +242,7 @@ def _import_everything() -> None:
     import recipeline.train
     import recipeline.tune  # noqa: F401
 
-    del mlflow, optuna, pd, pyarrow, scipy, skops, sklearn, matplotlib
+    del mlflow, optuna, pd, pyarrow, scipy, skops, sklearn, plt
 
 
 if __name__ == "__main__":

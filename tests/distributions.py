@@ -43,7 +43,8 @@ def on_path(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield site
     finally:
         for name in set(sys.modules) - before:
-            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(site)):
+            top = name.partition(".")[0]  # a namespace package has no file of its own
+            if (site / top).is_dir() or (site / f"{top}.py").is_file():
                 del sys.modules[name]
         monkeypatch.undo()
         registry.refresh()

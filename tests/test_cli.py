@@ -80,7 +80,9 @@ def test_the_three_ways_to_call_it_are_the_same(project: Path) -> None:
     """`main.py`, `python -m recipeline` and the installed command."""
     root = Path(__file__).parents[1]
     ways = [[root / "main.py"], ["-m", "recipeline"], ["-c", "import sys; from recipeline.cli import main; sys.exit(main())"]]
-    said = [subprocess.run([sys.executable, *way, "--version"], capture_output=True, text=True, check=True, cwd=project).stdout for way in ways]
+    said = [
+        subprocess.run([sys.executable, *way, "--version"], capture_output=True, text=True, check=True, cwd=project).stdout for way in ways
+    ]
     assert said[0].startswith("recipeline ")
     assert len(set(said)) == 1
 
@@ -117,7 +119,8 @@ def test_parameters_that_are_not_a_json_object_are_exit_2(command: Callable[...,
 
 
 @pytest.mark.parametrize(
-    "reference", ["../../x", "..%2F..%2Fx", "%252e%252e%252fx", "....//....//x", "/etc", "a/b", "a\\b", "", " ", "x\0y", "models:/../x@y", "*"]
+    "reference",
+    ["../../x", "..%2F..%2Fx", "%252e%252e%252fx", "....//....//x", "/etc", "a/b", "a\\b", "", " ", "x\0y", "models:/../x@y", "*"],
 )
 @pytest.mark.parametrize("name", ["batch-inference", "show", "serve-api"])
 def test_what_is_no_reference_to_a_run_is_exit_2(command: Callable[..., Any], name: str, reference: str) -> None:
@@ -131,7 +134,11 @@ def test_what_is_no_reference_to_a_run_is_exit_2(command: Callable[..., Any], na
 
 def test_an_unknown_run_is_exit_5(command: Callable[..., Any], run_id: str) -> None:
     """With the runs that there are."""
-    for arguments in (["batch-inference", "--run-id", "0123456789"], ["show", "0123456789"], ["export", "--run-id", "f00", "--format", "x", "--output", "y"]):
+    for arguments in (
+        ["batch-inference", "--run-id", "0123456789"],
+        ["show", "0123456789"],
+        ["export", "--run-id", "f00", "--format", "x", "--output", "y"],
+    ):
         answer = command(*arguments, "--json")
         if arguments[0] == "export":
             refused(answer, 2)  # no plugin brings a format here
@@ -144,7 +151,9 @@ def test_train_says_one_line_or_one_object(command: Callable[..., Any], project:
     """The answer on stdout, everything else on stderr; the object has what is promised."""
     said = command("train", "--recipe-file", QUICKSTART)
     assert said.code == 0, said
-    assert re.fullmatch(r"run [0-9a-f]{8}  accuracy 0\.\d+  roc_auc \S+  f1 \S+  report mlruns/0/[0-9a-f]{32}/artifacts/model/report\.html\n", said.out)
+    assert re.fullmatch(
+        r"run [0-9a-f]{8}  accuracy 0\.\d+  roc_auc \S+  f1 \S+  report mlruns/0/[0-9a-f]{32}/artifacts/model/report\.html\n", said.out
+    )
     assert "phase fit" in said.err
     answer = command("train", "--recipe-file", QUICKSTART, "--json", "--set", "logging.format=json")
     assert answer.out.count("\n") == 1
@@ -178,7 +187,16 @@ def test_the_rows_of_training_are_scored_again(command: Callable[..., Any], proj
     answer = command("batch-inference", "--run-id", "latest", "--output", "p.parquet", "--evaluate", "--json")
     assert answer.code == 0, answer
     assert answer.json["metrics"]["accuracy"] > 0.97
-    unknown = ("batch-inference", "--run-id", "latest", "--input", "recipes/data/breast_cancer_new.csv", "--output", "q.parquet", "--evaluate")
+    unknown = (
+        "batch-inference",
+        "--run-id",
+        "latest",
+        "--input",
+        "recipes/data/breast_cancer_new.csv",
+        "--output",
+        "q.parquet",
+        "--evaluate",
+    )
     refused(command(*unknown), 5, "diagnosis")
 
 

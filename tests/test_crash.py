@@ -10,6 +10,9 @@ import json
 import random
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -35,7 +38,7 @@ model:
     min_samples_leaf: {type: int, low: 1, high: 20}
   loader: {name: default_loader, source_uri: diabetes.csv}
   data_interface: {task_type: regression, target_col: target}
-hyperparameter_tuning: {enabled: true, n_trials: 5, folds: 2, metric: rmse, direction: minimize, pruning: {enabled: true, n_startup_trials: 2}}
+hyperparameter_tuning: {enabled: true, n_trials: 5, folds: 2, metric: rmse, pruning: {enabled: true, n_startup_trials: 2}}
 evaluation:
   metrics: [rmse, r2]
   validation: {method: cross_validation, folds: 2, random_state: 1}
@@ -144,7 +147,9 @@ def _remains(home: Path) -> list[str]:
     ]
 
 
-def _survives(nursery: Nursery, whole: Whole, home: Path, *, resume: bool, at: int | tuple[str, str], after: float = 0.0) -> tuple[str, bool]:
+def _survives(
+    nursery: Nursery, whole: Whole, home: Path, *, resume: bool, at: int | tuple[str, str], after: float = 0.0
+) -> tuple[str, bool]:
     """Kill a training at a moment and start it again; (the phase it was killed in, whether an unfinished folder lay there)."""
     ((before, earlier),) = _models(home).items()
     untouched = _hashes(earlier)
@@ -246,7 +251,7 @@ def test_a_training_that_is_stopped_is_killed_in_tracking_and_can_go_on(
         (run,) = [run for run, status in _statuses(home).items() if status == "KILLED"]
         assert not (home / "mlruns" / "0" / run / "artifacts" / "model").exists()
         assert "phase tune" in (home / "mlruns" / "0" / run / "artifacts" / "log.txt").read_text()
-        assert not [path for path in home.rglob(".tmp-*")]
+        assert not list(home.rglob(".tmp-*"))
     refused = nursery.run(home, "batch-inference", "--run-id", run, "--json")
     assert refused.code == 5
     assert "KILLED" in refused.err
@@ -295,6 +300,27 @@ def test_what_changed_since_the_crash_is_not_resumed(nursery: Nursery, whole: Wh
     again = nursery.run(home, *TRAIN, "--resume")
     assert again.code == 0, again
     assert again.json["metrics"] == whole.metrics
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_fresh_process_is_stopped_as_a_user_does_it(whole: Whole, home: Path, number: int, code: int) -> None:
+    """From outside, while it imports or trains: one line, no run that stays RUNNING, and the same command ends what was begun."""
+    command = [sys.executable, "-m", "recipeline", *TRAIN]
+    for wait in (0.5, 1.5, 3.0, 4.0):
+        with subprocess.Popen(command, cwd=home, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(wait)
+            process.send_signal(number)
+            _, said = process.communicate(timeout=60)
+        if process.returncode:  # else it was faster
+            # CPython ends by SIGINT itself where KeyboardInterrupt went through an `exec` of some import: 130 for a shell, too.
+            assert process.returncode in {code, -number}, said
+            assert said.splitlines()[-1].startswith("error["), said
+            assert "Traceback" not in said
+        assert set(_statuses(home).values()) <= {"FINISHED", "KILLED"}
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=True, timeout=120)
+    assert json.loads(done.stdout)["metrics"] == whole.metrics
+    assert _remains(home) == []
 
 
 @pytest.mark.slow

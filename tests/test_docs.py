@@ -390,9 +390,7 @@ def plain(text: str) -> str:
 
 
 @pytest.mark.parametrize("page", sorted({block.page for block in marked("console", "run")}), ids=name_of)
-def test_every_shown_output_is_what_comes_out(
-    page: Path, project: Path, command: Callable[..., Any]
-) -> None:
+def test_every_shown_output_is_what_comes_out(page: Path, project: Path, command: Callable[..., Any]) -> None:
     """The blocks `console run` of a page, one after the other in a fresh project; recipes with `file=` are written on the way."""
     for block in blocks(page):
         if file := block.option("file"):

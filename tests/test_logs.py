@@ -78,9 +78,7 @@ def test_a_line_break_in_a_value_forges_no_record(stream: io.StringIO) -> None:
 @pytest.mark.parametrize(("level", "environ", "shown"), [
     (None, {}, "IWE"), ("warning", {}, "WE"), ("ERROR", {"LOG_LEVEL": "debug"}, "DIWE"), ("DEBUG", {"LOG_LEVEL": "ERROR"}, "E"),
 ])  # fmt: skip
-def test_the_environment_goes_before_the_configuration(
-    stream: io.StringIO, level: str | None, environ: dict[str, str], shown: str
-) -> None:
+def test_the_environment_goes_before_the_configuration(stream: io.StringIO, level: str | None, environ: dict[str, str], shown: str) -> None:
     """LOG_LEVEL, then what the command says, then INFO."""
     logs.configure(level, stream=stream, environ=environ)
     for severity in (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR):

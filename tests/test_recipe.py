@@ -553,10 +553,11 @@ def test_a_mistake_in_arguments_is_one_problem_at_its_line(arguments: str, slug:
     assert words in str(problem)
 
 
-def test_a_range_without_tuning_is_an_error_unless_it_has_a_default() -> None:
+def test_a_range_without_tuning_is_an_error_unless_it_has_a_default_or_tuning_is_switched_off() -> None:
+    """`enabled: false` is a switch: the constructor's own defaults hold."""
     bare = "{a: {type: int, low: 1, high: 2}}"
     assert (only(model(bare, tuned=False)).slug, only(model(bare, tuned=False)).line) == ("range-without-tuning", 3)
-    assert only(model(bare, tuned=False) + "hyperparameter_tuning: {enabled: false}\n").slug == "range-without-tuning"
+    assert problems(model(bare, tuned=False) + "hyperparameter_tuning: {enabled: false}\n") == []
     assert problems(model("{a: {type: int, low: 1, high: 2, default: 1}}", tuned=False)) == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -89,7 +89,7 @@ def test_a_gap_larger_than_the_past_is_an_error(splitter: Any) -> None:
     [
         pytest.param(np.array([2**63 + 5, 3], dtype=np.uint64), id="uint64 wrapped to a negative number"),
         pytest.param(pd.Series([2**70, 1], dtype=object), id="integers of Python"),
-        pytest.param([datetime.date(9999, 12, 31)] * 2, id="the end of time"),
+        pytest.param([dt.date(9999, 12, 31)] * 2, id="the end of time"),
         pytest.param(np.array(["9999-12-31"] * 2, dtype="datetime64[s]"), id="the end of time in seconds"),
         pytest.param([pd.Timestamp("2020-01-01", tz="UTC"), pd.Timestamp("2020-01-01", tz="Asia/Seoul")], id="two zones"),
     ],

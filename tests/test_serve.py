@@ -1007,7 +1007,7 @@ def test_a_curl_survives_any_value_and_any_name() -> None:
     task = Regression(Regression.Interface(task_type="regression", target_col="y"))
     schema = task.describe(data)
     words = shlex.split(curl(schema, "http://x", secured=False))
-    assert json.loads(words[words.index("-d") + 1]) == {"it's": "a 'b' $HOME `x`", "나이": 1.0}
+    assert json.loads(words[words.index("-d") + 1]) == {"it's": "a 'b' $HOME `x`", "나이": 2.0}
 
 
 def test_sigterm_under_load_loses_no_request(numeric: Any) -> None:

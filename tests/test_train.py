@@ -84,7 +84,7 @@ def test_a_shipped_recipe_trains(trained: Callable[[str], recipeline.Run], share
     assert {key: value for key, value in found.metrics.items() if key in run.metrics} == pytest.approx(dict(run.metrics), rel=1e-12)
     assert [one for one in found.metrics if one.startswith("dummy.")]
     assert not list((shared / ".recipeline" / "work").iterdir())
-    assert not [path for path in shared.rglob(".tmp-*")]
+    assert not list(shared.rglob(".tmp-*"))
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -161,7 +161,7 @@ def test_an_ensemble_is_searched_inside(trained: Callable[[str], recipeline.Run]
     model = recipeline.load(run.artifact).model
     assert [name for name, _ in model.estimators] == ["forest", "logistic", "bayes"]
     assert model.named_estimators_["forest"].n_estimators == run.best_params["forest.n_estimators"]
-    assert model.named_estimators_["logistic"].C == run.best_params["logistic.C"]
+    assert run.best_params["logistic.C"] == model.named_estimators_["logistic"].C
 
 
 def test_several_targets_are_predicted_together(trained: Callable[[str], recipeline.Run], shared: Path) -> None:
@@ -227,7 +227,9 @@ def test_the_sealed_rows_have_a_fingerprint(trained: Callable[[str], recipeline.
 def test_the_same_seed_twice_gives_the_same_run(trained: Callable[[str], recipeline.Run], shared: Path, name: str) -> None:
     """Metrics, predictions and trials to the last bit; two runs, for nobody crashed."""
     first = trained(name)
-    second = recipeline.train(shared / SHIPPED[name], settings=settings.load(project=shared, environ={}, overrides=["execution.report=false"]))
+    second = recipeline.train(
+        shared / SHIPPED[name], settings=settings.load(project=shared, environ={}, overrides=["execution.report=false"])
+    )
     assert second.id != first.id
     assert not second.resumed
     assert second.metrics == first.metrics

@@ -47,16 +47,6 @@ __all__ = [
 ]  # fmt: skip
 
 
-class _Package(ModuleType):
-    """Whoever imports the module `recipeline.train` (a command does) would hide the function of that name; it stays."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value.train if name == "train" and isinstance(value, ModuleType) else value)
-
-
-sys.modules[__name__].__class__ = _Package
-
-
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
@@ -69,3 +59,15 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+class _Package(ModuleType):
+    """Importing the module `recipeline.train` puts it where the function `train` belongs; the function stays."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, ModuleType) and _HOMES.get(name) == name:
+            value = getattr(value, name)
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -8,15 +8,19 @@
     manifest.json        SHA-256 of every file, versions, git commit, seed, fingerprint of the data
 
 `read` verifies the manifest before any byte is deserialised and names the first file that differs.
+A manifest proves that nothing changed, not who wrote it: it is signed with a key of the project that never leaves it, and
+pickled parts are read only where that signature holds, or where the configuration says `security.allow_pickle`.
 A folder is written beside its place and renamed: it is there whole or not at all (`stores.files.atomic_folder`).
 """
 
 from __future__ import annotations
 
+import hmac
 import importlib.metadata
 import json
 import logging
 import platform
+import secrets
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from recipeline.contracts import Kept
-from recipeline.errors import Damaged, RecipelineError, TrainingFailed
+from recipeline.errors import Damaged, RecipelineError, Refused, TrainingFailed
 from recipeline.pipeline import Pipeline, words
 from recipeline.schema import InputSchema
 from recipeline.stores import files
@@ -113,22 +117,41 @@ def _dumped(part: Any, role: str) -> tuple[bytes, str]:
     return cloudpickle.dumps(part), "cloudpickle"
 
 
-def take_up(folder: Path, role: str, binding: str, find: Callable[[str], type]) -> Any:
+def take_up(folder: Path, role: str, binding: str, find: Callable[[str], type], *, pickles: bool = False) -> Any:
     """Read one part; the manifest was verified before.
 
-    find  turns the class that part.json names into a class, or refuses it
+    find     turns the class that part.json names into a class, or refuses it
+    pickles  the artifact may be unpickled: it is this project's own, or the configuration trusts it
+
+    Raises Refused (exit 4) for a pickle that may not be read.
     """
     about = json.loads((folder / "part.json").read_text(encoding="utf-8"))
     if about["binding"] != binding or about["role"] != role:
         raise Damaged(f"parts/{role} belongs to another run", hint="restore the artifact; parts of two runs do not mix")
+    part = _read(folder, role, about, find, pickles=pickles)
+    kind = type(part)
+    if about["class"] != f"{kind.__module__}.{kind.__qualname__}":
+        raise Damaged(
+            f"parts/{role} holds a {kind.__qualname__}, not the {about['class']} that part.json names", hint="restore the artifact"
+        )
+    return part
+
+
+def _read(folder: Path, role: str, about: Mapping[str, str], find: Callable[[str], type], *, pickles: bool) -> Any:
     if about["format"] == "own":
         kept: Any = find(about["class"])
         return kept.load(folder)
     if about["format"] == "cloudpickle":
+        if not pickles:
+            raise Refused(
+                f"parts/{role} is a pickle, and this project did not write it",
+                hint="a pickle can run any program; where you trust its origin, set security.allow_pickle: true",
+                slug="foreign-pickle",
+            )
         import pickle
 
         find(about["class"])
-        return pickle.loads((folder / FILES["cloudpickle"]).read_bytes())  # noqa: S301  # under our own manifest, verified before
+        return pickle.loads((folder / FILES["cloudpickle"]).read_bytes())  # noqa: S301  # signed by this project, or trusted by its configuration
     import skops.io
     from skops.io.exceptions import UntrustedTypesFoundException
 
@@ -180,6 +203,7 @@ class Manifest:
     binding: str
     files: Mapping[str, str]
     about: Mapping[str, Any]
+    signature: str = ""
 
 
 def versions() -> dict[str, str]:
@@ -204,12 +228,37 @@ def git_commit(folder: Path) -> str | None:
     return head.stdout.strip() or None if head.returncode == 0 else None
 
 
-def seal(folder: Path, *, binding: str, about: Mapping[str, Any]) -> Manifest:
-    """Write manifest.json over everything that stands in the folder; the last file to be written."""
+def seal(folder: Path, *, binding: str, about: Mapping[str, Any], key: bytes = b"") -> Manifest:
+    """Write manifest.json over everything that stands in the folder; the last file to be written.
+
+    key  of the project (`project_key`); without one the manifest is not signed
+    """
     hashes = {name: files.sha256(folder / name) for name in _walk(folder)}
     facts = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions(), **about}
-    files.write_json(folder / MANIFEST, {"format": FORMAT, "binding": binding, **facts, "files": hashes})
-    return Manifest(binding, hashes, facts)
+    signature = _signature(key, binding, hashes) if key else ""
+    files.write_json(folder / MANIFEST, {"format": FORMAT, "binding": binding, "signature": signature, **facts, "files": hashes})
+    return Manifest(binding, hashes, facts, signature)
+
+
+def project_key(project: Path) -> bytes:
+    """The key that signs this project's artifacts: 32 random bytes in `.recipeline/key`, made on first use, readable by its owner."""
+    path = project / ".recipeline" / "key"
+    with files.Lock(path.with_name("key.lock"), wait=10.0):
+        if not path.is_file():
+            with files.atomic_path(path) as unfinished:
+                unfinished.touch(mode=0o600)
+                unfinished.write_bytes(secrets.token_bytes(32))
+    return path.read_bytes()
+
+
+def signed_here(manifest: Manifest, project: Path) -> bool:
+    """Whether this project wrote the artifact."""
+    path = project / ".recipeline" / "key"
+    return path.is_file() and hmac.compare_digest(manifest.signature, _signature(path.read_bytes(), manifest.binding, manifest.files))
+
+
+def _signature(key: bytes, binding: str, hashes: Mapping[str, str]) -> str:
+    return hmac.new(key, json.dumps([binding, hashes], sort_keys=True).encode(), "sha256").hexdigest()
 
 
 def verify(folder: Path) -> Manifest:
@@ -219,7 +268,7 @@ def verify(folder: Path) -> Manifest:
     """
     try:
         data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        listed, binding = dict(data.pop("files")), str(data.pop("binding"))
+        listed, binding, signature = dict(data.pop("files")), str(data.pop("binding")), str(data.pop("signature", ""))
     except FileNotFoundError:
         raise Damaged(f"no {MANIFEST}", hint="this is not a complete artifact", where=folder.name) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -235,7 +284,7 @@ def verify(folder: Path) -> Manifest:
         if files.sha256(folder / name) != listed[name]:
             raise Damaged(f"{name} differs from what was written", hint="restore the artifact", where=folder.name)
     _compare_versions(data.get("versions", {}))
-    return Manifest(binding, listed, data)
+    return Manifest(binding, listed, data, signature)
 
 
 def _compare_versions(then: Mapping[str, str]) -> None:
@@ -257,14 +306,17 @@ def _walk(folder: Path) -> Iterator[str]:
 # --- the folder ------------------------------------------------------------------------------------------------------
 
 
-def read(folder: Path, *, task: Any, augmenter: Any, find: Callable[[str], type], manifest: Manifest | None = None) -> Pipeline:
-    """The pipeline in a folder, verified first."""
+def read(
+    folder: Path, *, task: Any, augmenter: Any, find: Callable[[str], type], manifest: Manifest | None = None, pickles: bool = False
+) -> Pipeline:
+    """The pipeline in a folder, verified first; `pickles` as in `take_up`."""
     manifest = manifest or verify(folder)
     try:
         schema = InputSchema.from_json(read_json(folder / "input_schema.json"))
+        folders = {role: folder / "parts" / role for role in ("preprocessor", "model")}
         parts = {
-            role: take_up(folder / "parts" / role, role, manifest.binding, find) if (folder / "parts" / role).is_dir() else None
-            for role in ("preprocessor", "model")
+            role: take_up(place, role, manifest.binding, find, pickles=pickles) if place.is_dir() else None
+            for role, place in folders.items()
         }
     except RecipelineError:
         raise

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from recipeline import registry, signatures
 from recipeline.contracts import takes_context
 from recipeline.document import validation_problems
-from recipeline.errors import Key, MissingLibrary, Problem, RecipeError, RecipelineError, did_you_mean, nearest
+from recipeline.errors import Key, MissingLibrary, Problem, RecipeError, RecipelineError, did_you_mean, dotted, nearest
 from recipeline.recipe import MISSING, TUNING, Draft, Named, PartSpec, Range, Recipe, Values
 from recipeline.registry import AllowList
 
@@ -78,6 +78,8 @@ def assemble(recipe: Recipe, settings: Settings, *, params: Mapping[str, Any] = 
     work.inspect()
     if work.problems:
         if work.missing is not None and len(work.problems) == 1:
+            (problem,) = work.problems
+            work.missing.where = f"{problem.file}:{problem.line}:{problem.column}: {dotted(problem.key)}" if problem.line else problem.file
             raise work.missing
         raise RecipeError(work.problems)
     try:

@@ -112,7 +112,7 @@ class Line:
                 artifact.save_parts(pipeline, partial, binding)
                 artifact.seal(partial, binding=binding, about={"run_id": self.work.run_id, "name": self.components.recipe.name})
         self.work.phase("reload", label)
-        read = artifact.read(saved, task=self.components.task, augmenter=self.components.augmenter, find=self.components.find)
+        read = artifact.read(saved, task=self.components.task, augmenter=self.components.augmenter, find=self.components.find, pickles=True)
         return read, saved, hpo, values
 
     def _judged(self, label: str, fold: Fold, pipeline: Pipeline, *, detail: bool) -> Judged:

@@ -539,8 +539,6 @@ class _Reader:
                 "there is no range to tune",
                 "write a range in model.hyperparameters, or enabled: false",
             )
-        if not tuning.enabled:
-            self.untuned(space, "write enabled: true in hyperparameter_tuning, or give the range a default")
         return tuning if len(self.problems) == before else None
 
     def tuning_keys(self, section: Mapping[str, Any], key: Key) -> tuple[dict[str, Any], dict[str, Any]]:

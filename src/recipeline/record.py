@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from recipeline import artifact, document, folds, logs, report, tracking
 from recipeline.contracts import Split
-from recipeline.errors import RecipelineError
+from recipeline.errors import Conflict, RecipelineError
 from recipeline.stores import files
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ class Attempt:
                 self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
-        log.debug("the run failed", exc_info=error)
+        if self.run is None and isinstance(error, Conflict):
+            return  # another process trains the very same; that run is the one to look at
         stopped = not isinstance(error, Exception)  # SIGINT, SIGTERM
         try:
             run = self.run or self.start(None)
@@ -161,7 +162,7 @@ def compose(folder: Path, line: Line, split: Split, outcome: Outcome, hashes: np
         tracking.describe(partial, schema=line.schema, run_id=work.run_id)
         work.phase("commit")
         files.write_text(partial / "log.txt", logs.tail())
-        artifact.seal(partial, binding=saved.binding, about=about)
+        artifact.seal(partial, binding=saved.binding, about=about, key=artifact.project_key(components.settings.project))
 
 
 def _folder_of(components: Components) -> str | None:

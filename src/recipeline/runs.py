@@ -53,26 +53,28 @@ def load(run: str | os.PathLike[str], *, settings: Settings | None = None) -> Pi
 
     run  a run id, a unique prefix, `latest`, `models:/name@alias`, or the folder of an artifact
     """
-    return open_run(run, settings or load_settings()).pipeline
+    is_folder = isinstance(run, os.PathLike) or (Path(run) / artifact.MANIFEST).is_file()
+    return open_run(Path(run) if is_folder else run, settings or load_settings()).pipeline
 
 
 def open_run(run: str | os.PathLike[str], settings: Settings, *, name: str | None = None) -> Opened:
     """The run with its recipe and its pipeline, verified.
 
+    run   a reference as text, or the folder of an artifact as a Path; text is never taken for a folder
     name  with `latest`: of this recipe
 
     Raises UnknownRun where there is none, Damaged where a file differs from what was written.
     """
-    if isinstance(run, os.PathLike) or (Path(run) / artifact.MANIFEST).is_file():
-        folder = Path(run)
-    else:
-        folder = tracking.find_run(settings, run, name=name).artifact
+    folder = tracking.find_run(settings, run, name=name).artifact if isinstance(run, str) else Path(run)
     manifest = artifact.verify(folder)
     recipe = load_recipe(folder / "recipe.yaml")
     if origin := manifest.about.get("recipe_folder"):  # relative paths in it mean what they meant in training
         recipe = replace(recipe, path=settings.project / origin / "recipe.yaml")
     components = assemble(recipe, settings, params=manifest.about.get("parameters", {}))
-    pipeline = artifact.read(folder, task=components.task, augmenter=components.augmenter, find=components.find, manifest=manifest)
+    pickles = settings.security.allow_pickle or artifact.signed_here(manifest, settings.project)
+    pipeline = artifact.read(
+        folder, task=components.task, augmenter=components.augmenter, find=components.find, manifest=manifest, pickles=pickles
+    )
     return Opened(folder, manifest, recipe, components, pipeline)
 
 

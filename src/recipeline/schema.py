@@ -134,8 +134,8 @@ class InputSchema:
 
     @cached_property
     def _plain(self) -> bool:
-        """All columns are features and numbers: the case that is checked at once, not column by column."""
-        return all(column.role == "feature" and column.dtype in {"float64", "int64"} for column in self.columns)
+        """All features are numbers: the case that is checked at once, not column by column."""
+        return bool(self.features) and all(column.role == "key" or column.dtype in {"float64", "int64"} for column in self.columns)
 
     def _fits(self, frame: pd.DataFrame) -> bool:
         """Exactly the columns of training, all numbers of its very types, all finite; False says nothing."""
@@ -143,9 +143,10 @@ class InputSchema:
 
         if not self._plain or tuple(frame.columns) != self.names:
             return False
-        if any(dtype != column.dtype for dtype, column in zip(frame.dtypes, self.columns, strict=True)):
+        if any(column.role == "feature" and dtype != column.dtype for dtype, column in zip(frame.dtypes, self.columns, strict=True)):
             return False
-        return bool(np.isfinite(frame.to_numpy()).all())
+        numbers = frame if len(self.features) == len(self.names) else frame[list(self.features)]
+        return bool(np.isfinite(numbers.to_numpy()).all())
 
     def conform(self, frame: pd.DataFrame, *, source: str = "data") -> pd.DataFrame:
         """The frame as training had it: columns in its order and of its types; the frame given is left alone.
@@ -251,8 +252,16 @@ def _describe(name: str, values: pd.Series[Any], role: Literal["feature", "key"]
         different = values.dropna().unique()
         if len(different) <= CATEGORIES_KEPT:
             categories = tuple(sorted(str(value) for value in different))
-    known = values.dropna()
-    return Column(name, dtype, nulls, role, categories, _plain(known.iloc[0], dtype) if len(known) else None)
+    return Column(name, dtype, nulls, role, categories, _example(values.dropna(), dtype) if role == "feature" else None)
+
+
+def _example(known: pd.Series[Any], dtype: str) -> Any:
+    """A value in the middle of a column, as JSON has it; column by column, so that the example is nobody's row."""
+    if not len(known):
+        return None
+    if dtype in {"string", "bool"}:
+        return _plain(known.astype(str).mode().iloc[0] if dtype == "string" else known.mode().iloc[0], dtype)
+    return _plain(known.sort_values().iloc[len(known) // 2], dtype)
 
 
 def _plain(value: Any, dtype: str) -> Any:
@@ -322,7 +331,8 @@ def _exact(column: Column, values: pd.Series[Any], nulls: pd.Series[bool]) -> pd
     if values.dtype == exact:
         return values
     try:
-        return pd.to_datetime(values, utc=utc).astype(exact)
+        stamps: Any = pd.to_datetime(values, utc=utc)
+        return pd.Series(stamps.astype(exact))
     except (ValueError, OverflowError) as error:  # a date like 9999-12-31, or time stamps of several zones
         hint = "they must lie between 1677 and 2262 and all be of one time zone or of none"
         raise DataError(f"column {column.name!r}: {column.dtype} expected, got time stamps that it cannot hold ({hint})") from error
@@ -333,7 +343,7 @@ def _integers(column: Column, values: pd.Series[Any]) -> pd.Series[Any]:
     import numpy as np
 
     raw = values.to_numpy()
-    if raw.dtype.kind in "uO" and len(raw) and not (-(2**63) <= int(raw.min()) and int(raw.max()) < 2**63):
+    if raw.dtype.kind in "uO" and len(raw) and (int(raw.min()) < -(2**63) or int(raw.max()) >= 2**63):
         raise DataError(
             f"column {column.name!r}: {column.dtype} expected, got integers of more than 64 bits with sign (write them as text)"
         )

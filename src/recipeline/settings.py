@@ -167,6 +167,7 @@ class ApiServing(Section):
 
 class Security(Section):
     allowed_namespaces: tuple[str, ...] = NAMESPACES  # the registry adds the packages of installed plugins
+    allow_pickle: bool = False  # read pickled parts of artifacts that another project wrote
 
 
 class Logging(Section):

@@ -330,7 +330,7 @@ class Classification(_Tabular):
         if dtype in {"datetime", "datetime_utc"}:
             raise DataError(f"target {name!r} holds time stamps", hint="labels are text, whole numbers or booleans", slug="bad-target")
         raw = values.to_numpy()
-        if dtype == "int64" and not (-(2**63) <= int(raw.min()) and int(raw.max()) < 2**63):
+        if dtype == "int64" and (int(raw.min()) < -(2**63) or int(raw.max()) >= 2**63):
             raise DataError(f"target {name!r} holds integers of more than 64 bits with sign", hint="write them as text", slug="bad-target")
         if dtype == "string":
             labels: list[Any] = sorted(set(raw.tolist()))
@@ -462,6 +462,7 @@ class Regression(_Tabular):
         names = self._columns(schema)
         said = model.predict(selected.X) if n else ()
         predicted = np.asarray(said, dtype=np.float64).reshape(n, len(names))
+        _refuse_endless(predicted)
         columns = _keyed(selected)
         for position, name in enumerate(names):
             columns[name] = predicted[:, position]
@@ -585,6 +586,15 @@ def _no_threshold(model: Any) -> Problem:
 
 
 # --- looking at columns ----------------------------------------------------------------------------
+
+
+def _refuse_endless(predicted: NDArray[np.float64]) -> None:
+    """A model that overflowed has no answer, and an infinite one must not pass for one."""
+    finite = np.isfinite(predicted)
+    if not finite.all():
+        rows = np.flatnonzero(~finite.all(axis=1))
+        hint = "the model overflowed; look at the values of this row"
+        raise DataError(f"no finite prediction for {len(rows)} rows, the first is row {int(rows[0])}", hint=hint, slug="not-finite")
 
 
 def _require_frame(data: Any) -> None:

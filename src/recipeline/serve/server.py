@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -77,7 +78,8 @@ def serve(
         if count == 1:
             _serve(_built(pipeline, settings, insecure_no_auth), listening, ready=lambda: tell(words))
         else:
-            source = str(pipeline.facts.get("folder") or pipeline.run_id)
+            folder = pipeline.facts.get("folder")
+            source = Path(folder) if folder else pipeline.run_id
             _supervise(_Work(source, settings, insecure_no_auth), count, listening, lambda: tell(words))
 
 
@@ -191,7 +193,7 @@ def _close_door(listening: socket.socket) -> None:
 class _Work:
     """What a worker needs to begin: it is sent to a fresh process."""
 
-    run: str
+    run: str | Path
     settings: Settings
     insecure_no_auth: bool
 

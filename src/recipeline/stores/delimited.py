@@ -57,7 +57,8 @@ class Delimited:
                     if "conversion error" not in str(error):
                         raise
                     found = self._types_by_block(wanted)  # the first block did not tell the whole truth
-            if self._doubtful and (mistake := self._mistake()) is not None:
+            foreign = any(pa.types.is_binary(kind) for kind in found.values())  # the parser takes what is not UTF-8 for bytes
+            if (self._doubtful or foreign) and (mistake := self._mistake()) is not None:
                 raise mistake
         return pa.schema([(name, _settled(found[name])) for name in wanted])
 

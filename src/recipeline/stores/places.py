@@ -128,7 +128,7 @@ class Places:
             return FileSource(files.admit(text, self._roots()), files.without_credentials(text), self._options())
         if path.name.endswith((".sql", ".sql.j2")):
             return self._query_file(path, params)
-        return FileSource(self.find(path), text)
+        return FileSource(self.find(path), files.shown(text))
 
     def _names_a_file(self, text: str) -> bool:
         """`copy (2).csv` begins like a statement; what ends like a file and is one is no query."""
@@ -145,7 +145,7 @@ class Places:
             if candidate.exists():
                 return candidate
         tried = " and ".join(self.show(candidate) for candidate in candidates)
-        raise DataError(f"there is no such file; tried {tried}", slug="no-such-file", where=os.fspath(path))
+        raise DataError(f"there is no such file; tried {tried}", slug="no-such-file", where=files.shown(path))
 
     def show(self, path: Path) -> str:
         """A path as messages have it: relative to the project where it is below."""
