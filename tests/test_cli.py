@@ -19,7 +19,7 @@ from recipeline import cli, console, resilience
 pytestmark = pytest.mark.xdist_group("cli")  # one trained project, copied for each test that wants a run
 
 QUICKSTART = "recipes/quickstart/quickstart.yaml"
-COMMANDS = ["train", "batch-inference", "serve-api", "validate", "list", "show", "export"]
+COMMANDS = ["train", "batch-inference", "serve-api", "validate", "list", "show", "compare", "init", "schema", "doctor", "sync", "export"]
 ERROR = re.compile(r"error\[[a-z0-9-]+\](: | ).+")
 
 

@@ -133,6 +133,22 @@ class Components:
         """Where addresses of this recipe are looked up."""
         return self._work.places
 
+    def roots(self) -> tuple[PartSpec, ...]:
+        """The parts at the places of the grammar, the defaults of the task included."""
+        work = self._work
+        named = (work.draft.model, work.draft.loader, work.draft.augmenter, work.preprocessor, work.splitter, work.evaluator)
+        return tuple(spec for spec in named if spec is not None)
+
+    def signature(self, spec: PartSpec) -> signatures.Signature:
+        """The constructor arguments of a part of this recipe."""
+        return signatures.signature(self._work.find(spec.role, spec.reference, spec.reference_key))
+
+    def seeded(self, spec: PartSpec) -> bool:
+        """Whether a part gets the seed of the recipe as its `random_state`."""
+        made = self._work.find(spec.role, spec.reference, spec.reference_key)
+        given = {**self._work.configured(spec), **spec.arguments}
+        return spec.role in SEEDED and _unseeded(made, signatures.signature(made), given)
+
     def defaults(self) -> dict[str, Any]:
         """What `pipeline({})` takes for each range, by its name: trial 0. A chosen part is told by its label."""
         found: dict[str, Any] = {}

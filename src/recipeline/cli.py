@@ -191,6 +191,24 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
 
     show = command("show", _show, "show a run, or a recipe as resolved")
     show.add_argument("what", metavar="RUN|FILE")
+    show.add_argument("--resolved", action="store_true", help="of a recipe: every value in force, and where it comes from")
+
+    compare = command("compare", _compare, "two runs: recipe, data, sealed rows, metrics with an interval of the difference")
+    compare.add_argument("a", metavar="A", help="run id, unique prefix, latest, or models:/name@alias")
+    compare.add_argument("b", metavar="B", help="the other run; differences are B - A")
+    compare.add_argument("--resamples", type=_count, default=2000, metavar="N", help="of the bootstrap of the difference")
+
+    init = command("init", _init, "write a new project that trains at once")
+    init.add_argument("folder", type=Path, metavar="FOLDER", help="new, or empty")
+
+    schema = command("schema", _schema, "JSON Schema of recipes or of the configuration, for editors")
+    schema.add_argument("what", choices=["recipe", "config"])
+    schema.add_argument("--output", type=Path, metavar="FILE", help="write it there instead of stdout")
+
+    doctor = command("doctor", _doctor, "is everything there that the configuration names, and what to do where not")
+    doctor.add_argument("--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="for each service")
+
+    command("sync", _sync, "give the tracking server the runs that were spooled while it was away")
 
     export = command("export", _export, "write a run in another format; plugins bring the formats")
     export.add_argument("--run-id", required=True, metavar="RUN")
@@ -252,6 +270,24 @@ def _json(text: str, option: str) -> dict[str, Any]:
         raise UsageError(f"{option} is not JSON: {error}", hint='write it as \'{"name": "value"}\'') from error
     if not isinstance(value, dict):
         raise UsageError(f"{option} must be a JSON object", hint='write it as \'{"name": "value"}\'')
+    return value
+
+
+def _count(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    """A finite number of seconds above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, at most 3600")
     return value
 
 
@@ -339,6 +375,8 @@ def _show(options: argparse.Namespace) -> dict[str, Any]:
     from recipeline import document, runs
 
     path = Path(options.what)
+    if options.resolved:
+        return _show_resolved(path, options)
     if path.suffix in {".yaml", ".yml"}:
         from recipeline import recipe
 
@@ -350,6 +388,70 @@ def _show(options: argparse.Namespace) -> dict[str, Any]:
     facts = opened.about()
     _say(document.dump(facts).rstrip(), options)
     return facts
+
+
+def _show_resolved(path: Path, options: argparse.Namespace) -> dict[str, Any]:
+    if path.suffix not in {".yaml", ".yml"}:
+        raise UsageError(f"--resolved explains a recipe file, and {path} is none", hint="give the .yaml file of a recipe")
+    from recipeline import origins, recipe
+
+    values = origins.explain(recipe.load(path), _settings(options, path))
+    _say(origins.as_text(values), options)
+    return {"values": [value.as_dict() for value in values]}
+
+
+def _compare(options: argparse.Namespace) -> dict[str, Any]:
+    from recipeline import comparing
+    from recipeline.console import Bars
+
+    settings = _settings(options)
+    with Bars() as bars:
+        answer = comparing.compare(options.a, options.b, settings, resamples=options.resamples, progress=bars)
+    _say(comparing.as_text(answer), options)
+    return answer
+
+
+def _init(options: argparse.Namespace) -> dict[str, Any]:
+    from recipeline import projects
+
+    written = projects.create(options.folder)
+    place = _near(options.folder.absolute())
+    enter = "" if place == "." else f"cd {place}\n"
+    _say(f"{place}: {len(written)} files\n{enter}recipeline train --recipe-file {projects.FIRST}", options)
+    return {"folder": str(options.folder.absolute()), "files": written, "recipe": projects.FIRST}
+
+
+def _schema(options: argparse.Namespace) -> dict[str, Any]:
+    from recipeline import editors
+    from recipeline.stores import files
+
+    schema = editors.recipe_schema() if options.what == "recipe" else editors.config_schema()
+    if options.output is not None:
+        files.write_json(options.output, schema)
+        _say(f"written to {_near(options.output.absolute())}", options)
+        return {"output": str(options.output)}
+    _say(json.dumps(schema, indent=2), options)
+    return schema
+
+
+def _doctor(options: argparse.Namespace) -> dict[str, Any]:
+    from recipeline import health
+
+    findings = health.examine(_settings(options), timeout=options.timeout)
+    _say("\n".join(map(str, findings)), options)
+    return {
+        "ok": not any(finding.status == "fail" for finding in findings),
+        "checks": [finding.as_dict() for finding in findings],
+        "exit_code": health.exit_code(findings),
+    }
+
+
+def _sync(options: argparse.Namespace) -> dict[str, Any]:
+    from recipeline import tracking
+
+    given = tracking.sync(_settings(options))
+    _say("\n".join(f"run {local} is now run {there}" for local, there in given.items()) or "nothing is spooled", options)
+    return {"synced": given}
 
 
 def _export(options: argparse.Namespace) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from recipeline import document as documents
 from recipeline.contracts import ROLES
 from recipeline.document import Document, validation_problems
-from recipeline.errors import Key, Problem, RecipeError, UsageError, did_you_mean, nearest
+from recipeline.errors import Key, Problem, RecipeError, UsageError, did_you_mean, dotted, nearest
 
 NAMESPACES = ("sklearn", "xgboost", "lightgbm", "catboost", "causalml", "gymnasium")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
@@ -257,6 +257,20 @@ class Settings(Section):
         """Which layer a value comes from: `config/dev.yaml:12`, an environment variable, `--set`, or `default`."""
         found = self._origins.get(tuple(key))
         return found.place(key) if found else "default"
+
+    def is_set(self, variable: str) -> bool:
+        """Whether a variable of the environment that the configuration refers to, or APP_ENV, is set."""
+        return variable in self._variables
+
+    def unset(self) -> dict[str, tuple[str, ...]]:
+        """Keys whose value refers to a variable that is not set and has no default, with those variables."""
+        found = {}
+        for key, value in documents.walk(self._tree):
+            if isinstance(value, Reference):
+                names = tuple(name for name, default in _names(value) if default is None and name not in self._variables)
+                if names:
+                    found[dotted(key)] = names
+        return found
 
     def locate(self, problem: Problem) -> Problem:
         """The same problem with the file and line of the layer that its value comes from."""
@@ -501,7 +515,8 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any], origin: _Origin, key
 
 
 def _settings(tree: dict[str, Any], origins: dict[Key, _Origin], environment: str, root: Path, environ: Mapping[str, str]) -> Settings:
-    variables = {name: environ[name] for text in _references(tree) for name in text.variables() if name in environ}
+    named = ("APP_ENV", *(name for text in _references(tree) for name in text.variables()))
+    variables = {name: environ[name] for name in named if name in environ}
     _feast_names(tree)
     unset: dict[Key, RecipeError] = {}
     data = _for_models(tree, Settings, (), variables, unset)

@@ -651,6 +651,11 @@ def sync(settings: Settings) -> dict[str, str]:
     return done
 
 
+def spooled(settings: Settings) -> list[str]:
+    """Runs that wait for the server, by their ids here; the server is not asked."""
+    return [folder.name for folder in _spooled(_store(settings))]
+
+
 def _spooled(store: _Store) -> list[Path]:
     return sorted(path.parent for path in store.spool.glob("*/run.json")) if store.spool.is_dir() else []
 

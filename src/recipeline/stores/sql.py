@@ -196,6 +196,7 @@ class _Sqlite:
             raw.execute("PRAGMA query_only = ON")
             raw.execute("PRAGMA trusted_schema = OFF")
             raw.execute("BEGIN")
+            raw.execute("SELECT count(*) FROM sqlite_master").close()  # BEGIN alone neither opens the file nor fixes the moment
             watch = _Stopwatch(self._timeout, self._clock)
             raw.set_authorizer(self._authorize)
             raw.set_progress_handler(watch.late, 10_000)
