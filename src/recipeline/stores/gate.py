@@ -247,6 +247,21 @@ def _spliced(sql: str, tokens: Sequence[Any]) -> str:
     return "".join(pieces)
 
 
+def broken_at(sql: str, dialect: str) -> str:
+    """What stands where the parser gave up, and what stands before it; empty where it does not say."""
+    import sqlglot
+    import sqlglot.errors
+
+    try:
+        sqlglot.parse(sql, read=dialect)
+    except sqlglot.errors.ParseError as error:
+        first = (error.errors or [{}])[0]
+        return str(first.get("start_context") or "")[-100:] + str(first.get("highlight") or "")
+    except Exception:  # noqa: BLE001  # as above
+        return ""
+    return ""
+
+
 def with_lists(sql: str, dialect: str, names: Iterable[str], member: str) -> str:
     """A proved text in which `IN (:name)` of these names has `member` (with `{}` for the name) between its brackets.
 

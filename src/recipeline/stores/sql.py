@@ -209,6 +209,8 @@ class _Sqlite:
             raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000_000)  # bytes of one value
             raw.execute("PRAGMA query_only = ON")
             raw.execute("PRAGMA trusted_schema = OFF")
+            with contextlib.suppress(sqlite3.OperationalError):  # an SQLite without JSON says so when a list is bound
+                raw.execute("SELECT 1 FROM json_each('[]')")  # the first use wants more than the authorizer allows
             raw.execute("BEGIN")
             watch = _Stopwatch(self._timeout, self._clock)
             raw.set_authorizer(self._authorize)

@@ -51,8 +51,8 @@ def compile_template(path: Path, params: Mapping[str, Any], *, dialect: str, nam
     check_parameters(params)
     rendered = render(path, params, name=name)
     _warn_of_undeclared(name, params, rendered.declared)
-    text, bound = splice(rendered, dialect)
-    return Compiled(prove(text, dialect, bound, binds=len(bound)), bound, rendered.documents)
+    text, bound, binds = splice(rendered, dialect)
+    return Compiled(prove(text, dialect, bound, binds=binds), bound, rendered.documents)
 
 
 def _warn_of_undeclared(name: str, params: Mapping[str, Any], declared: frozenset[str]) -> None:

@@ -16,12 +16,14 @@ from typing import Any, NoReturn
 
 import jinja2
 from jinja2 import meta, nodes
-from jinja2.defaults import DEFAULT_FILTERS, DEFAULT_TESTS
+from jinja2.exceptions import SecurityError
+from jinja2.filters import FILTERS
 from jinja2.runtime import LoopContext, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError, safe_range
+from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
+from jinja2.tests import TESTS
 from jinja2.utils import Namespace, pass_context
 
-from recipeline.errors import DataError, RecipeError, RecipelineError, Refused, did_you_mean
+from recipeline.errors import DataError, Problem, RecipeError, RecipelineError, Refused, did_you_mean
 from recipeline.stores import files
 from recipeline.stores.templates.values import Identifier, plain
 
@@ -32,16 +34,20 @@ _VALUE = "sql value"  # with a blank: no template can name them
 _SOURCE = "sql source"
 _LETTERS = "abcdefghijklmnopqrstuvwxy"  # z ends a token
 
-_FILTERS = frozenset("""
-    abs batch capitalize count d default dictsort first float groupby int items join last length list lower map max min reject
-    rejectattr replace reverse round select selectattr slice sort string sum title trim truncate unique upper
-""".split())  # fmt: skip
+_FILTERS = frozenset({
+    "abs", "batch", "capitalize", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "join", "last",
+    "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "select", "selectattr", "slice", "sort",
+    "string", "sum", "title", "trim", "truncate", "unique", "upper",
+})  # fmt: skip
 _METHODS = {
-    str: frozenset("capitalize count endswith find isalpha isdigit lower lstrip replace rstrip split startswith strip title upper".split()),
+    str: frozenset({
+        "capitalize", "count", "endswith", "find", "isalpha", "isdigit", "lower", "lstrip", "replace", "rstrip", "split", "startswith",
+        "strip", "title", "upper",
+    }),
     dict: frozenset({"get", "items", "keys", "values"}),
     list: frozenset({"count", "index"}),
     LoopContext: frozenset({"changed", "cycle"}),
-}
+}  # fmt: skip
 _NODES: tuple[type[nodes.Node], ...] = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.If, nodes.For, nodes.Assign, nodes.Macro, nodes.Include, nodes.Import,
     nodes.FromImport, nodes.With, nodes.Name, nodes.NSRef, nodes.Const, nodes.Tuple, nodes.List, nodes.Dict, nodes.Pair, nodes.Keyword,
@@ -99,9 +105,9 @@ class SqlText:
     def _refused(self, *_: Any) -> NoReturn:
         raise Refused("the text of a macro is used as a value", hint="call the macro where its SQL is to appear", slug="sql-macro-text")
 
-    __str__ = __repr__ = __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = __bool__ = __len__ = __iter__ = _refused  # type: ignore[assignment]
+    __str__ = __repr__ = __eq__ = __ne__ = __lt__ = __gt__ = __le__ = __ge__ = __bool__ = __len__ = __iter__ = _refused
     __getitem__ = __contains__ = __add__ = __radd__ = __mul__ = __rmul__ = __mod__ = __int__ = __float__ = _refused
-    __format__ = _refused  # type: ignore[assignment]
+    __format__ = _refused
 
 
 class _Missing(jinja2.StrictUndefined):
@@ -124,17 +130,20 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "%", "**"})
 
     def __init__(self, folder: Path, shown: str) -> None:
-        super().__init__(undefined=_Missing, autoescape=False, loader=jinja2.FunctionLoader(self._read), cache_size=50)
+        super().__init__(undefined=_Missing, autoescape=False, loader=jinja2.FunctionLoader(self._source), cache_size=50)
         self.folder, self.shown = folder, shown
         self.documents: dict[str, str] = {}
         self.sites: dict[str, Site] = {}
         self.nonce = "q" + "".join(secrets.choice(_LETTERS) for _ in range(9))
         self.globals = {"range": safe_range, "namespace": Namespace}
-        self.filters = {name: DEFAULT_FILTERS[name] for name in _FILTERS}
+        self.filters = {name: FILTERS[name] for name in _FILTERS}
         self.filters |= {"identifier": Identifier, _VALUE: self._emit, _SOURCE: _items}
-        self.tests = {name: test for name, test in DEFAULT_TESTS.items() if name not in {"escaped", "filter", "test", "callable"}}
+        self.tests = {name: test for name, test in TESTS.items() if name not in {"escaped", "filter", "test", "callable"}}
 
     # --- files ---
+
+    def _source(self, name: str) -> tuple[str, str, Callable[[], bool]]:
+        return self._read(name), name, lambda: True
 
     def _read(self, name: str) -> str:
         parts = PurePosixPath(name).parts
@@ -190,7 +199,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         _check_value(child, where)
         return self._through(child, _VALUE, [where, isinstance(child, nodes.Filter) and child.name == "join"])
 
-    def _through(self, child: nodes.Expr, name: str, words: list[Any]) -> nodes.Expr:
+    def _through(self, child: nodes.Node, name: str, words: list[Any]) -> nodes.Expr:
         arguments: list[nodes.Expr] = [nodes.Const(word) for word in words]
         return nodes.Filter(child, name, arguments, [], None, None).set_lineno(child.lineno).set_environment(self)  # type: ignore[return-value]
 
@@ -234,7 +243,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
         return emit
 
-    def call(__self, __context: Any, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805, B902 - the names may be an argument's
+    def call(self, __context: Any, __obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         if isinstance(__obj, (Macro, LoopContext)):
             return SqlText(str(super().call(__context, __obj, *args, **kwargs)))
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
@@ -276,31 +285,35 @@ class _Explained:
                 error.where = error.where or where
             case jinja2.UndefinedError():
                 hint = "give it in --context-params, or write {{ name | default(…) }} or {% if name is defined %}"
-                raise RecipeError(f"the template {error.message}", hint=hint, slug="missing-parameter", where=where) from None
+                raise _mistake("missing-parameter", f"the template {error.message}", where, hint) from None
             case SecurityError():
                 raise Refused("reaches for what is not allowed in an SQL template", slug="sql-template", where=where) from None
             case jinja2.TemplateSyntaxError():
                 where = self._environment.where(error.name, error.lineno)
-                raise RecipeError(f"the template cannot be read: {error.message}", slug="sql-template-syntax", where=where) from None
+                raise _mistake("sql-template-syntax", f"the template cannot be read: {error.message}", where) from None
             case _:  # TypeError, ZeroDivisionError …: what an expression makes of its values
                 what = f"an expression of the template fails on its values ({type(error).__name__})"
-                raise RecipeError(what, slug="sql-value", where=where) from None
+                raise _mistake("sql-value", what, where) from None
 
     def _where(self, error: Exception) -> str:
         """The last line of a template on the way to the error."""
-        names = {name: name for name in self._environment.documents}
         trace, found = error.__traceback__, self._environment.shown
         while trace is not None:
-            name = trace.tb_frame.f_globals.get("__jinja_template__")
-            if name is not None or trace.tb_frame.f_code.co_filename == "<template>":
-                found = self._environment.where(getattr(name, "name", None) or next(iter(names), None), trace.tb_lineno)
+            name = trace.tb_frame.f_code.co_filename
+            if name in self._environment.documents:
+                found = self._environment.where(name, trace.tb_lineno)
             trace = trace.tb_next
         return found
 
 
+def _mistake(slug: str, what: str, where: str, hint: str = "") -> RecipeError:
+    return RecipeError(Problem(slug, (), what, hint, file=where))
+
+
 _WORDS = {
     "CallBlock": "{% call %}", "FilterBlock": "{% filter %}", "Extends": "{% extends %}", "Block": "{% block %}",
-    "ScopedEvalContextModifier": "{% autoescape %}", "AssignBlock": "{% set %} with a body", "ExprStmt": "{% do %}",
+    "ScopedEvalContextModifier": "{% autoescape %}", "Scope": "{% autoescape %}", "AssignBlock": "{% set %} with a body",
+    "ExprStmt": "{% do %}",
 }  # fmt: skip
 
 

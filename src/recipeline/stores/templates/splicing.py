@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from recipeline.errors import Refused
-from recipeline.stores.gate import parse
+from recipeline.stores.gate import broken_at, parse
 from recipeline.stores.templates.rendering import Rendered, Site
 from recipeline.stores.templates.values import Identifier, checked_name, kind, reads_as_number
 
@@ -27,8 +27,8 @@ EQUAL, MEMBER, WHOLE_IN, ORDERED, EXPRESSION, ITEM, KEY, NAME, TABLE, LIMIT, CON
 )  # fmt: skip
 
 
-def splice(rendered: Rendered, dialect: str) -> tuple[str, dict[str, Any]]:
-    """The statement with `:name` for what is bound, and the values by name."""
+def splice(rendered: Rendered, dialect: str) -> tuple[str, dict[str, Any], int]:
+    """The statement with `:name` for what is bound, the values by name, and how many places they have."""
     return _Splicer(rendered, dialect).done()
 
 
@@ -36,14 +36,20 @@ class _Splicer:
     def __init__(self, rendered: Rendered, dialect: str) -> None:
         self.rendered, self.dialect = rendered, dialect
         self.text = rendered.text
-        self.tokens, statements = parse(self.text, dialect)
+        try:
+            self.tokens, statements = parse(self.text, dialect)
+        except Refused:
+            last = [*rendered.pattern.finditer(broken_at(self.text, dialect)[-60:])][-1:]
+            if last and last[0][0] in rendered.sites:
+                raise _nowhere(rendered.sites[last[0][0]]) from None
+            raise
         self.trees = [tree for tree in statements if tree is not None]
         self.bound: dict[str, Any] = {}
         self.number = 0
         self.pieces: dict[int, str] = {}  # index of a token -> what stands there instead; "" drops it
         self.nodes = self._positions()
 
-    def done(self) -> tuple[str, dict[str, Any]]:
+    def done(self) -> tuple[str, dict[str, Any], int]:
         spans = [self.text[token.start : token.end + 1] for token in self.tokens]
         self._check_commas(spans)
         self.index = {token.start: number for number, token in enumerate(self.tokens)}
@@ -55,7 +61,8 @@ class _Splicer:
         if limit is not None and len(self.bound) > limit:
             raise Refused(f"the query binds more than {limit:,} values", hint="use a list in IN ({{ xs }})", slug="sql-too-many")
         self._same_keys()
-        return self._joined(spans), self.bound
+        places = sum(len(re.findall(r":p\d+", piece)) for piece in self.pieces.values())
+        return self._joined(spans), self.bound, places
 
     def nonce_in(self, raw: str) -> bool:
         return self.rendered.pattern.search(raw) is not None
@@ -248,7 +255,7 @@ class _Splicer:
 
     # --- the tree ---
 
-    def _role(self, node: Any, number: int) -> str:  # noqa: C901 - the table of places, one line each
+    def _role(self, node: Any, number: int) -> str:
         """The role of a name in the tree."""
         from sqlglot import expressions as exp
 
@@ -268,7 +275,8 @@ class _Splicer:
             return NOWHERE
         if key != "this" or parent.args.get("table") is not None:
             return NAME
-        place, inside = parent, False
+        place: Any = parent
+        inside = False
         while isinstance(place.parent, exp.Paren):
             place, inside = place.parent, True
         role = _role_of_expression(place.parent, place.arg_key)
@@ -399,7 +407,7 @@ class _Splicer:
         return "".join(pieces)
 
 
-def _role_of_expression(parent: Any, key: str) -> str:  # noqa: C901, PLR0911 - the table of places, one line each
+def _role_of_expression(parent: Any, key: str) -> str:  # noqa: C901 - the table of places, one line each
     from sqlglot import expressions as exp
 
     arithmetic = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.IntDiv, exp.Mod, exp.DPipe, exp.BitwiseAnd, exp.BitwiseOr, exp.BitwiseXor)
@@ -451,7 +459,8 @@ def _role_of_expression(parent: Any, key: str) -> str:  # noqa: C901, PLR0911 - 
 
 def _nowhere(site: Site) -> Refused:
     hint = 'choose with {% if %} or {{ "DESC" if d else "ASC" }}'
-    return Refused("a value stands where SQL has a keyword or something else that is not a value", hint=hint, slug="sql-position", where=site.where)
+    what = "a value stands where SQL has a keyword or something else that is not a value"
+    return Refused(what, hint=hint, slug="sql-position", where=site.where)
 
 
 def _shown(value: Any) -> str:

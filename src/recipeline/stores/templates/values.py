@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import math
 import re
 import types
@@ -10,8 +10,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from recipeline.errors import Problem, RecipeError, Refused
-from recipeline.errors import Key as Path
+from recipeline.errors import Key, Problem, RecipeError, Refused
 
 MAX_TEXT = 1_000_000  # characters of one text
 MAX_DEPTH = 8
@@ -37,7 +36,7 @@ def check_parameters(params: Mapping[str, Any]) -> None:
         raise RecipeError(problems)
 
 
-def _check(value: Any, path: Path, problems: list[Problem], depth: int) -> None:
+def _check(value: Any, path: Key, problems: list[Problem], depth: int) -> None:
     what = _mistake(value, depth)
     if what:
         problems.append(Problem("sql-value", path, what, at="value"))
@@ -96,7 +95,7 @@ def kind(value: Any) -> str:
 def plain(value: Any, where: str) -> Any:
     """The value as it is emitted: dates as ISO text, sequences as lists. Raises Refused for what no statement holds."""
     if isinstance(value, (list, tuple, range, types.GeneratorType)):
-        items = []
+        items: list[Any] = []
         for item in value:
             if len(items) == MAX_ITEMS:
                 raise Refused(f"a list has more than {MAX_ITEMS:,} items", slug="sql-value", where=where)
@@ -108,7 +107,7 @@ def plain(value: Any, where: str) -> Any:
 def _scalar(value: Any, where: str) -> Any:
     if isinstance(value, Identifier):
         return value
-    if isinstance(value, (datetime.date, datetime.time)):
+    if isinstance(value, (dt.date, dt.time)):
         return value.isoformat()
     if isinstance(value, str):
         value = str.__str__(value)
