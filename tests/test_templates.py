@@ -15,12 +15,14 @@ from typing import Any
 import pytest
 import sqlglot
 
+from recipeline import artifact, settings
 from recipeline.components.loaders import DefaultLoader
 from recipeline.errors import DataError, RecipeError, RecipelineError, Refused
 from recipeline.stores.gate import prove
 from recipeline.stores.places import Places
 from recipeline.stores.sql import SqlAdapter
 from recipeline.stores.templates import Compiled, compile_template
+from recipeline.train import train
 
 SECRET = "hunter2-canary"
 
@@ -221,13 +223,72 @@ def _two(made: Compiled) -> tuple[str, Mapping[str, Any]]:
 # --- positions and values ------------------------------------------------------------------------------------------------
 
 HOSTILE = [
-    "' OR 1=1 --", "'; DROP TABLE canary; --", "x' UNION SELECT word FROM canary --", "1 OR 1=1", "1; DELETE FROM canary",
-    "(SELECT word FROM canary)", "a) OR (1=1", "\\' OR 1=1 --", '" OR ""="', '"; DROP TABLE canary; --', "`a`, `b`", "a, word FROM canary --",
-    "a FROM t UNION SELECT word FROM canary", "/* */ OR 1=1", "*", "t.*", "canary.word", "1e999", "0x1F", "NULL", "a'", "''", "'", "`", "\\", "\x22",
-    ";", "--", "/*", "*/", "a b", "a-b", "a\nb", "{{ 7 * 7 }}", "{% raw %}", "{{ canary }}", ":p1", ":p2", "?", "$1", "%s", "%(p1)s", "@a",
-    "load_extension('x')", "sqlite_version()", "a;", "a\u2019 OR 1=1", "\u02bc OR 1=1 --", "\uff07 OR 1=1", "CASE WHEN 1 THEN 1 END", "a COLLATE nocase",
-    "DESC", "1, 2", "-1", "1 UNION ALL SELECT 2", "a AS b", "ON 1=1", "ROWID OR 1", "x\u202e", "E'a'", "$$a$$", "[a]", "[a", "pq|", "a.b.c.d",
-]  # fmt: skip
+    "' OR 1=1 --",
+    "'; DROP TABLE canary; --",
+    "x' UNION SELECT word FROM canary --",
+    "1 OR 1=1",
+    "1; DELETE FROM canary",
+    "(SELECT word FROM canary)",
+    "a) OR (1=1",
+    "\\' OR 1=1 --",
+    '" OR ""="',
+    '"; DROP TABLE canary; --',
+    "`a`, `b`",
+    "a, word FROM canary --",
+    "a FROM t UNION SELECT word FROM canary",
+    "/* */ OR 1=1",
+    "*",
+    "t.*",
+    "canary.word",
+    "1e999",
+    "0x1F",
+    "NULL",
+    "a'",
+    "''",
+    "'",
+    "`",
+    "\\",
+    "\x22",
+    ";",
+    "--",
+    "/*",
+    "*/",
+    "a b",
+    "a-b",
+    "a\nb",
+    "{{ 7 * 7 }}",
+    "{% raw %}",
+    "{{ canary }}",
+    ":p1",
+    ":p2",
+    "?",
+    "$1",
+    "%s",
+    "%(p1)s",
+    "@a",
+    "load_extension('x')",
+    "sqlite_version()",
+    "a;",
+    "a\u2019 OR 1=1",
+    "\u02bc OR 1=1 --",
+    "\uff07 OR 1=1",
+    "CASE WHEN 1 THEN 1 END",
+    "a COLLATE nocase",
+    "DESC",
+    "1, 2",
+    "-1",
+    "1 UNION ALL SELECT 2",
+    "a AS b",
+    "ON 1=1",
+    "ROWID OR 1",
+    "x\u202e",
+    "E'a'",
+    "$$a$$",
+    "[a]",
+    "[a",
+    "pq|",
+    "a.b.c.d",
+]
 
 POSITIONS: dict[str, tuple[str, Any, int]] = {
     # name: (template, a legitimate value, rows that it gives)
@@ -280,7 +341,7 @@ POSITIONS: dict[str, tuple[str, Any, int]] = {
     "and": ("SELECT a FROM t WHERE b > 1 AND {{ v }}", True, 2),
     "not": ("SELECT a FROM t WHERE NOT {{ v }}", False, 3),
     "row": ("SELECT a FROM t WHERE (a, b) IN (({{ v }}, 1))", "x", 1),
-}  # fmt: skip
+}
 
 
 def shape(text: str, dialect: str = "sqlite") -> list[str]:
@@ -333,13 +394,27 @@ def test_there_are_enough_probes() -> None:
 
 
 KEYWORDS = [
-    "SELECT a FROM t ORDER BY a {{ v }}", "SELECT a {{ v }} FROM t", "SELECT {{ v }}(a) FROM t", "SELECT CAST(a AS {{ v }}) FROM t",
-    "SELECT a FROM t {{ v }} u", "SELECT a FROM t WHERE a {{ v }} 3", "{{ v }} a FROM t", "SELECT a FROM t WHERE a IS {{ v }}",
-    "SELECT json_extract(a, '$.{{ v }}') AS j FROM t", "SELECT a FROM t {{ v }}", "SELECT a FROM t WHERE a = 'x' COLLATE {{ v }}",
-    "WITH {{ v }} AS (SELECT 1 AS a) SELECT a FROM t", "SELECT a FROM t LIMIT '{{ v }}'", "SELECT a FROM '{{ v }}'", "SELECT a AS '{{ v }}' FROM t",
-    "SELECT EXTRACT({{ v }} FROM a) FROM t", "SELECT a FROM t LIMIT {{ v }}0", "SELECT a FROM t {{ v }} JOIN u ON 1 = 1", "SELECT x'{{ v }}' AS a",
+    "SELECT a FROM t ORDER BY a {{ v }}",
+    "SELECT a {{ v }} FROM t",
+    "SELECT {{ v }}(a) FROM t",
+    "SELECT CAST(a AS {{ v }}) FROM t",
+    "SELECT a FROM t {{ v }} u",
+    "SELECT a FROM t WHERE a {{ v }} 3",
+    "{{ v }} a FROM t",
+    "SELECT a FROM t WHERE a IS {{ v }}",
+    "SELECT json_extract(a, '$.{{ v }}') AS j FROM t",
+    "SELECT a FROM t {{ v }}",
+    "SELECT a FROM t WHERE a = 'x' COLLATE {{ v }}",
+    "WITH {{ v }} AS (SELECT 1 AS a) SELECT a FROM t",
+    "SELECT a FROM t LIMIT '{{ v }}'",
+    "SELECT a FROM '{{ v }}'",
+    "SELECT a AS '{{ v }}' FROM t",
+    "SELECT EXTRACT({{ v }} FROM a) FROM t",
+    "SELECT a FROM t LIMIT {{ v }}0",
+    "SELECT a FROM t {{ v }} JOIN u ON 1 = 1",
+    "SELECT x'{{ v }}' AS a",
     "{{ v }}",
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("text", KEYWORDS)
@@ -502,14 +577,26 @@ def test_no_message_shows_a_value(text: str, compiled: Any) -> None:
         ("SELECT a FROM t WHERE a = '{{ d.k[0] }}'", {"d": {"k": ["x"]}}, 1),
         ("SELECT a FROM t WHERE a = '{{ d.get(\"k\") }}'", {"d": {"k": "x"}}, 1),
         ("{% set w = v %}SELECT a FROM t WHERE a = {{ w }}", {"v": "x"}, 1),
-        ("{% set ns = namespace(n=0) %}{% for x in xs %}{% set ns.n = ns.n + x %}{% endfor %}SELECT a FROM t WHERE b = {{ ns.n }}", {"xs": [1, 2]}, 1),
+        (
+            "{% set ns = namespace(n=0) %}{% for x in xs %}{% set ns.n = ns.n + x %}{% endfor %}SELECT a FROM t WHERE b = {{ ns.n }}",
+            {"xs": [1, 2]},
+            1,
+        ),
         ("SELECT a FROM t WHERE b IN ({% for i in range(3) %}{{ i }}{{ ', ' if not loop.last }}{% endfor %})", {}, 2),
-        ("SELECT a FROM t WHERE 1 = 1 {% for k, v in f.items() %} AND {{ k | identifier }} = {{ v }}{% endfor %}", {"f": {"a": "x", "b": 1}}, 1),
+        (
+            "SELECT a FROM t WHERE 1 = 1 {% for k, v in f.items() %} AND {{ k | identifier }} = {{ v }}{% endfor %}",
+            {"f": {"a": "x", "b": 1}},
+            1,
+        ),
         ("SELECT a FROM t WHERE a IN ({{ xs | map('lower') | list }})", {"xs": ["X", "Y"]}, 2),
         ("SELECT a FROM t WHERE a IN ({{ xs | map('lower') }})", {"xs": ["X", "Y"]}, 2),
         ("SELECT a FROM t {% if v is defined and v %}WHERE a = {{ v }}{% endif %}", {}, 3),
         ("SELECT a FROM t WHERE a = {{ v | default('x') }} -- {{ v | default('comment') }}", {}, 1),
-        ("{% macro eq(c, v) %}{{ c | identifier }} = {{ v }}{% endmacro %}SELECT a FROM t WHERE {{ eq('a', v) }} OR {{ eq('a', w) }}", {"v": "x", "w": "y"}, 2),
+        (
+            "{% macro eq(c, v) %}{{ c | identifier }} = {{ v }}{% endmacro %}SELECT a FROM t WHERE {{ eq('a', v) }} OR {{ eq('a', w) }}",
+            {"v": "x", "w": "y"},
+            2,
+        ),
         ("SELECT a FROM t WHERE {% with z = v %}a = {{ z }}{% endwith %}", {"v": "x"}, 1),
         ("SELECT a FROM t WHERE a = {{ v if c else w }}", {"v": "x", "w": "y", "c": False}, 1),
         ("SELECT strftime('{{ f }}', d) AS y FROM u", {"f": "%Y"}, 2),
@@ -522,7 +609,7 @@ def test_no_message_shows_a_value(text: str, compiled: Any) -> None:
         ("SELECT a FROM t WHERE b > (SELECT min(b) FROM t WHERE a <> {{ v }})", {"v": "x"}, 1),
         ("SELECT a FROM t UNION ALL SELECT a FROM u WHERE d = '{{ v }}'", {"v": "2024-01-01"}, 4),
     ],
-)  # fmt: skip
+)
 def test_what_templates_are_made_of_works(text: str, params: dict[str, Any], expected: int, compiled: Any, adapter: SqlAdapter) -> None:
     made = compiled(text, **params)
     assert len(adapter.read(made.text, made.params)) == expected
@@ -697,13 +784,18 @@ def test_a_query_file_takes_lists_too(adapter: SqlAdapter) -> None:
         ("bigquery", "SELECT {{ f }} FROM t", {"f": "age"}, "SELECT `age` FROM t"),
         ("duckdb", "SELECT {{ f }} FROM t", {"f": "age"}, 'SELECT "age" FROM t'),
         ("postgres", "SELECT a FROM t WHERE d > DATE '{{ d }}'", {"d": "2024-01-01"}, "SELECT a FROM t WHERE d > DATE '2024-01-01'"),
-        ("postgres", "SELECT a FROM t WHERE d > now() - INTERVAL '{{ n }} days'", {"n": 3}, "SELECT a FROM t WHERE d > now() - INTERVAL '3 days'"),
+        (
+            "postgres",
+            "SELECT a FROM t WHERE d > now() - INTERVAL '{{ n }} days'",
+            {"n": 3},
+            "SELECT a FROM t WHERE d > now() - INTERVAL '3 days'",
+        ),
         ("postgres", "SELECT a FROM t WHERE d > '{{ d }}'::date", {"d": "2024-01-01"}, "SELECT a FROM t WHERE d > :p1 ::date"),
         ("postgres", "SELECT date_trunc('{{ u }}', d) FROM t", {"u": "month"}, "SELECT date_trunc('month', d) FROM t"),
         ("postgres", "SELECT a FROM t WHERE d > CAST('{{ d }}' AS date)", {"d": "x"}, "SELECT a FROM t WHERE d > CAST(:p1 AS date)"),
         ("postgres", "SELECT a FROM t FETCH FIRST {{ n }} ROWS ONLY", {"n": 3}, "SELECT a FROM t FETCH FIRST 3 ROWS ONLY"),
     ],
-)  # fmt: skip
+)
 def test_each_database_has_its_own_way(dialect: str, text: str, params: dict[str, Any], expected: str, compiled: Any) -> None:
     assert compiled(text, dialect, **params).text == expected
 
@@ -782,3 +874,58 @@ def test_an_adapter_without_a_dialect_takes_no_template(places: Places) -> None:
     foreign = Places(project=places.project, folder=places.folder, adapters={"sql": Foreign()})
     with pytest.raises(RecipeError, match="dialect"):
         foreign.resolve("sql/conditional_spine.sql.j2", SECOND)
+
+
+# --- the commands --------------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_trains_and_predicts_with_a_template(project: Path, command: Any) -> None:
+    """Stored parameters are the defaults of the batch, given ones override; the artifact keeps the template as used."""
+    params = {"smallest_radius": 10, "limit": 400, "features": ["mean_radius", "worst_area"]}
+    trained = command("train", "--recipe-file", "recipes/tabular/breast_cancer_sql.yaml", "--context-params", json.dumps(params), "--json")
+    assert trained.code == 0, trained
+    folder = Path(trained.json["artifact"])
+    assert (folder / "sql" / "breast_cancer.sql.j2").read_text() == (project / "recipes" / "sql" / "breast_cancer.sql.j2").read_text()
+    assert artifact.verify(folder).about["parameters"] == params
+    features = [
+        column["name"] for column in json.loads((folder / "input_schema.json").read_text())["columns"] if column["role"] == "feature"
+    ]
+    assert features == ["mean_radius", "worst_area"]
+
+    run = ("batch-inference", "--run-id", trained.json["run_id"], "--output")
+    assert command(*run, "a.csv", "--json").json["rows"] == 400
+    few = command(*run, "b.csv", "--context-params", '{"limit": 7}', "--json")
+    assert few.json["rows"] == 7
+    none = command(*run, "c.csv", "--context-params", '{"patients": ["P0001", "\' OR 1=1 --"], "smallest_radius": 0}', "--json")
+    assert none.json["rows"] == 1
+    assert "P0001" in (project / "c.csv").read_text()
+
+    near = command(*run, "d.csv", "--context-params", '{"patient": ["P0001"]}', "--json")
+    assert (near.code, near.json["error"]["slug"]) == (3, "unknown-parameter")
+    assert "did you mean patients?" in near.err
+    far = command(*run, "e.csv", "--context-params", '{"evaluation_date": "2024-01-07"}', "--json")
+    assert far.code == 0
+    assert "evaluation_date" in far.err
+    assert not (project / "d.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "code", "slug"),
+    [
+        ({"limit": "10; DROP TABLE wine"}, 4, "sql-limit"),
+        ({"features": ["mean_radius", "(SELECT 1)"]}, 4, "sql-identifier"),
+        ({"smalest_radius": 3}, 3, "unknown-parameter"),
+        ({"smallest_radius": "3 OR 1=1", "features": []}, 4, "sql-empty-list"),
+        ({"smallest_radius": 1e400}, 3, "sql-value"),
+    ],
+)
+def test_parameters_that_do_not_fit_fail_before_any_data_is_read(params: dict[str, Any], code: int, slug: str, project: Path) -> None:
+    """By the library, as `--context-params` would; one line, no value, no artifact."""
+    before = (project / "recipes" / "data" / "samples.sqlite").read_bytes()
+    with pytest.raises(RecipelineError) as caught:
+        train(
+            project / "recipes" / "tabular" / "breast_cancer_sql.yaml", params=params, settings=settings.load(project=project, environ={})
+        )
+    assert (caught.value.code, caught.value.slug) == (code, slug)
+    assert "DROP" not in str(caught.value)
+    assert (project / "recipes" / "data" / "samples.sqlite").read_bytes() == before

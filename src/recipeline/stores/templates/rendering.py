@@ -36,8 +36,8 @@ _LETTERS = "abcdefghijklmnopqrstuvwxy"  # z ends a token
 
 _FILTERS = frozenset({
     "abs", "batch", "capitalize", "count", "d", "default", "dictsort", "first", "float", "groupby", "int", "items", "join", "last",
-    "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "select", "selectattr", "slice", "sort",
-    "string", "sum", "title", "trim", "truncate", "unique", "upper",
+    "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round", "select", "selectattr", "slice",
+    "sort", "string", "sum", "title", "trim", "truncate", "unique", "upper",
 })  # fmt: skip
 _METHODS = {
     str: frozenset({
