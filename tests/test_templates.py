@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 import sqlglot
 
-from recipeline import artifact, settings
+from recipeline import artifact
 from recipeline.components.loaders import DefaultLoader
 from recipeline.errors import DataError, RecipeError, RecipelineError, Refused
 from recipeline.stores.gate import prove
 from recipeline.stores.places import Places
 from recipeline.stores.sql import SqlAdapter
 from recipeline.stores.templates import Compiled, compile_template
-from recipeline.train import train
 
 SECRET = "hunter2-canary"
 
@@ -482,6 +481,8 @@ TABLE: list[tuple[str, Any, str | None]] = [
     ("SELECT a FROM {{ v }}", "sqlite_master", "sql-system-table"),
     ("SELECT avg_{{ v }} FROM t", "b", None),
     ("SELECT avg_{{ v }} FROM t", None, "sql-identifier"),
+    ("SELECT {{ v | identifier }} FROM t", None, "sql-identifier"),
+    ("SELECT {{ v | identifier }} FROM t", 3, "sql-identifier"),
     ("SELECT a FROM t LIMIT {{ v }}", 0, None),
     ("SELECT a FROM t LIMIT {{ v }}", "10", "sql-limit"),
     ("SELECT a FROM t LIMIT {{ v }}", -1, "sql-limit"),
@@ -602,6 +603,8 @@ def test_no_message_shows_a_value(text: str, compiled: Any) -> None:
         ("SELECT strftime('{{ f }}', d) AS y FROM u", {"f": "%Y"}, 2),
         ("SELECT a FROM t WHERE a = {{ v }}{# a comment {{ v }} #}", {"v": "x"}, 1),
         ("SELECT {{ f }} AS x FROM t", {"f": 1.5}, 3),
+        ("SELECT a FROM t WHERE a = {{ self_ }}", {"self_": "x"}, 1),
+        ("SELECT a AS c{{ loop_ }}{{ n }} FROM t", {"loop_": "x", "n": 2}, 3),
         ("SELECT `{{ f }}` FROM t", {"f": "a"}, 3),
         ("SELECT a FROM t WHERE a LIKE '{{ v }}!_%' ESCAPE '!'", {"v": "x"}, 0),
         ("SELECT a FROM t WHERE (a = {{ v }} OR (b = {{ n }}))", {"v": "x", "n": 2}, 2),
@@ -734,7 +737,7 @@ def test_a_list_as_one_value_compares_as_its_members_would(column: str, tmp_path
     adapter = SqlAdapter(f"sqlite:///{path}")
     filling = [f"filling{number}" for number in range(1001)]
     large = [2**53 + 1] if column != "typed_real" else [2**53]  # beyond it SQLite itself compares fractions in two ways
-    for chosen in ([5], ["5"], large, ["x", 7], ["é'\"\\"], [max(large), -(2**63)], [True]):
+    for chosen in ([5], ["5"], large, ["x", 7], ["é'\"\\"], [max(large), -(2**53)], [True]):
         short = compiled(f"SELECT rowid AS i FROM c WHERE {column} IN {{{{ xs }}}}", xs=chosen + filling[:9])
         long = compiled(f"SELECT rowid AS i FROM c WHERE {column} IN {{{{ xs }}}}", xs=chosen + filling)
         assert len(short.params) == len(chosen) + 9
@@ -912,20 +915,28 @@ def test_a_recipe_trains_and_predicts_with_a_template(project: Path, command: An
 @pytest.mark.parametrize(
     ("params", "code", "slug"),
     [
-        ({"limit": "10; DROP TABLE wine"}, 4, "sql-limit"),
-        ({"features": ["mean_radius", "(SELECT 1)"]}, 4, "sql-identifier"),
-        ({"smalest_radius": 3}, 3, "unknown-parameter"),
-        ({"smallest_radius": "3 OR 1=1", "features": []}, 4, "sql-empty-list"),
-        ({"smallest_radius": 1e400}, 3, "sql-value"),
+        ('{"limit": "10; DROP TABLE wine"}', 4, "sql-limit"),
+        ('{"features": ["mean_radius", "(DROP)"]}', 4, "sql-identifier"),
+        ('{"smalest_radius": 3}', 3, "unknown-parameter"),
+        ('{"smallest_radius": "3 OR 1=1 DROP", "features": []}', 4, "sql-empty-list"),
+        ('{"smallest_radius": 1e400}', 3, "sql-value"),
     ],
 )
-def test_parameters_that_do_not_fit_fail_before_any_data_is_read(params: dict[str, Any], code: int, slug: str, project: Path) -> None:
-    """By the library, as `--context-params` would; one line, no value, no artifact."""
+def test_parameters_that_do_not_fit_fail_in_one_line(params: str, code: int, slug: str, project: Path, command: Any) -> None:
+    """No value in it, no artifact, the database as it was."""
     before = (project / "recipes" / "data" / "samples.sqlite").read_bytes()
-    with pytest.raises(RecipelineError) as caught:
-        train(
-            project / "recipes" / "tabular" / "breast_cancer_sql.yaml", params=params, settings=settings.load(project=project, environ={})
-        )
-    assert (caught.value.code, caught.value.slug) == (code, slug)
-    assert "DROP" not in str(caught.value)
+    answer = command("train", "--recipe-file", "recipes/tabular/breast_cancer_sql.yaml", "--context-params", params, "--json")
+    assert (answer.code, answer.json["error"]["slug"]) == (code, slug)
+    assert "DROP" not in answer.out + answer.err
+    assert len([line for line in answer.err.splitlines() if line.startswith("error[")]) == 1
+    assert not list(project.rglob("manifest.json"))
     assert (project / "recipes" / "data" / "samples.sqlite").read_bytes() == before
+
+
+def test_names_of_parameters_may_be_anything(compiled: Any, adapter: SqlAdapter) -> None:
+    """Those that Python or Jinja use, too."""
+    params = {"self": "x", "loop": 1, "range": 2, "p1": "y", "context": 3}
+    made = compiled(
+        "SELECT a FROM t WHERE a IN ({{ context }}, {{ p1 }}) OR b = {{ loop }}", **{k: v for k, v in params.items() if k != "self"}
+    )
+    assert len(rows(adapter, made)) == 2

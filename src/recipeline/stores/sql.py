@@ -195,8 +195,8 @@ class _Sqlite:
 
     def listed(self, name: str, items: list[Any]) -> str:
         """A list as one value: SQLite binds 32,766 at most. Fractions would lose their last bit in its JSON."""
-        if not all(isinstance(item, (str, int)) for item in items):
-            raise RecipeError(f":{name} is a list of other than texts and whole numbers", slug="sql-value")
+        if not all(isinstance(item, str) or (isinstance(item, int) and abs(item) < 2**63) for item in items):
+            raise RecipeError(f":{name} is a list of other than texts and whole numbers of 64 bits", slug="sql-value")
         return json.dumps(items, ensure_ascii=False)
 
     @contextlib.contextmanager

@@ -25,7 +25,7 @@ from jinja2.utils import Namespace, pass_context
 
 from recipeline.errors import DataError, Problem, RecipeError, RecipelineError, Refused, did_you_mean
 from recipeline.stores import files
-from recipeline.stores.templates.values import Identifier, plain
+from recipeline.stores.templates.values import Identifier, kind, plain
 
 MAX_RENDERED = 8_000_000  # characters, tokens and all; 100,000 values in a loop are about three million
 MAX_REPEATED = 1_000_000  # length of what `*` makes
@@ -84,7 +84,7 @@ def render(path: Path, params: Mapping[str, Any], *, name: str) -> Rendered:
         template = environment.get_template(path.name)
         declared = environment.declared(path.name)
         pieces, length = [], 0
-        for piece in template.generate(**params):
+        for piece in template.generate(dict(params)):
             length += len(piece)
             if length > MAX_RENDERED:
                 raise Refused(f"the query is longer than {MAX_RENDERED:,} characters", slug="sql-length", where=name)
@@ -137,7 +137,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.nonce = "q" + "".join(secrets.choice(_LETTERS) for _ in range(9))
         self.globals = {"range": safe_range, "namespace": Namespace}
         self.filters = {name: FILTERS[name] for name in _FILTERS}
-        self.filters |= {"identifier": Identifier, _VALUE: self._emit, _SOURCE: _items}
+        own: dict[str, Callable[..., Any]] = {"identifier": _identifier, _VALUE: self._emit, _SOURCE: _items}
+        self.filters |= own
         self.tests = {name: test for name, test in TESTS.items() if name not in {"escaped", "filter", "test", "callable"}}
 
     # --- files ---
@@ -348,6 +349,13 @@ def _private(node: nodes.Node) -> bool:
     if isinstance(node, nodes.Getitem) and isinstance(node.arg, nodes.Const):
         name = node.arg.value
     return isinstance(name, str) and name.startswith("_")
+
+
+def _identifier(value: Any) -> Identifier:
+    if not isinstance(value, str):
+        str(value)  # raises where there is no value
+        raise Refused(f"needs a name, got {kind(value)}", slug="sql-identifier")
+    return Identifier(value)
 
 
 @pass_context

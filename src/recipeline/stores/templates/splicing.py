@@ -19,6 +19,7 @@ MAX_BINDS = {"sqlite": 32_766, "postgres": 65_535, "mysql": 65_535, "bigquery": 
 
 _BACKTICKS = {"sqlite", "mysql", "bigquery"}  # SQLite takes an unknown "name" for a text, and never an unknown `name`
 _ESCAPES = {"mysql", "bigquery", "snowflake"}  # where a backslash in a text means something
+_TRAILING_COMMAS = {"bigquery", "duckdb", "snowflake"}  # which take a comma before FROM
 _TYPED = re.compile(r"[\w :.+/-]{1,64}", re.ASCII)
 
 # Roles of a place.
@@ -286,7 +287,11 @@ class _Splicer:
 
     def _as_one(self, values: list[Any]) -> bool:
         """Whether SQLite gets the list as one value. Fractions stay binds: JSON need not keep their last bit."""
-        return self.dialect == "sqlite" and len(values) > LIST_FROM and not any(isinstance(value, float) for value in values)
+        return (
+            self.dialect == "sqlite"
+            and len(values) > LIST_FROM
+            and not any(isinstance(value, float) or value == -(2**63) for value in values)
+        )
 
     def _long_lists(self, spans: Sequence[str]) -> None:
         """A loop that printed many members of one IN: the same as the list."""
@@ -326,6 +331,8 @@ class _Splicer:
     def _check_commas(self, spans: Sequence[str]) -> None:
         """sqlglot overlooks a comma before FROM or a bracket, which an empty loop leaves behind; databases do not."""
         for this, following in zip(spans, [*spans[1:], ""], strict=True):
+            if self.dialect in _TRAILING_COMMAS:
+                break
             empty = following.upper() in ("FROM", "WHERE", "GROUP", "ORDER", "HAVING", "LIMIT", "UNION", ")", ",", "", ";")
             if this == "," and empty:
                 hint = "the list of a loop is empty? leave the comma out with {% if %}"
