@@ -131,9 +131,13 @@ def test_a_query_file_is_read_and_bound_to_the_parameters(places: Places) -> Non
         places.resolve("missing.sql")
 
 
-def test_templates_are_refused_with_what_to_do(places: Places) -> None:
-    (places.folder / "spine.sql.j2").write_text("SELECT {{ x }}")
-    with pytest.raises(RecipeError, match=r"\.sql file") as caught:
+def test_a_template_is_compiled_with_the_parameters(places: Places) -> None:
+    (places.folder / "spine.sql.j2").write_text("SELECT id FROM customers WHERE age > {{ age }}")
+    source = places.resolve("spine.sql.j2", {"age": 30})
+    assert source.read()["id"].tolist() == [3]
+    assert isinstance(source, QuerySource)
+    assert source.documents == {"spine.sql.j2": "SELECT id FROM customers WHERE age > {{ age }}"}
+    with pytest.raises(RecipeError, match=r"recipes/spine\.sql\.j2:1: the template needs the parameter age") as caught:
         places.resolve("spine.sql.j2")
     assert caught.value.code == 3
 

@@ -152,6 +152,9 @@ def compose(folder: Path, line: Line, split: Split, outcome: Outcome, hashes: np
             shutil.copyfile(outcome.saved / name, partial / name)
         recipe = text_of(components, outcome.values)
         files.write_text(partial / "recipe.yaml", recipe)
+        documents = getattr(components.loader, "documents", None)
+        for name, text in (documents() if callable(documents) else {}).items():
+            files.write_text(partial / "sql" / name, text)
         files.write_json(partial / "metrics.json", results)
         files.write_json(partial / "hpo.json", dict(outcome.hpo))
         files.write_json(partial / "split.json", audit)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class DefaultLoader:
-    """Rows from a file, an address, a `.sql` file, an inline SELECT, or a `source://` that configuration explains.
+    """Rows from a file, an address, a `.sql` file or `.sql.j2` template, an inline SELECT, or a `source://` that configuration explains.
 
     source_uri      see `recipeline.stores.places`; relative paths are tried from the recipe's folder, then the project's
     columns         read only these, in this order; None reads all
@@ -30,6 +30,7 @@ class DefaultLoader:
         self.columns = None if columns is None else list(columns)
         self.places = places
         self.context_params = dict(context_params or {})
+        self._documents: dict[str, str] = {}
 
     def source(self) -> Source:
         """What the address means here; nothing is read but the text of a query file."""
@@ -41,7 +42,13 @@ class DefaultLoader:
         Raises DataError for what cannot be found or read, Refused for addresses outside the configured roots and
         queries that are not one read-only SELECT, Unavailable where a service does not answer.
         """
-        return self.source().read(self.columns)
+        source = self.source()
+        self._documents = dict(getattr(source, "documents", {}))
+        return source.read(self.columns)
+
+    def documents(self) -> dict[str, str]:
+        """The SQL of what was loaded, by file name, as written: it goes into the artifact."""
+        return self._documents
 
     def batches(self, rows: int) -> Iterator[pa.RecordBatch]:
         """The same rows in the same order, `rows` at a time, in memory that does not grow with their number."""

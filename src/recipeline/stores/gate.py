@@ -1,4 +1,5 @@
-"""The gate: proves that a text is one SELECT that only reads, before a database sees it (the only user of sqlglot).
+"""The gate: proves that a text is one SELECT that only reads, before a database sees it (sqlglot; besides
+this, only `templates.splicing` asks the parser).
 
 One of three fences, each of which was defeated alone; the others are the read-only session in `sql` and the binding
 of values. What cannot be understood is refused. No message shows more of the text than names.
@@ -63,10 +64,11 @@ DIALECTS = {"sqlite": "sqlite", "postgresql": "postgres", "mysql": "mysql", "mar
 """SQLAlchemy's name of a database -> sqlglot's."""
 
 
-def prove(sql: str, dialect: str, params: Iterable[str] = ()) -> str:
+def prove(sql: str, dialect: str, params: Iterable[str] = (), *, binds: int | None = None) -> str:
     """The same statement without comments and semicolon, once it is proved to be one SELECT that only reads.
 
     dialect  sqlglot's name; params: names that `:name` in the text may have
+    binds    how many there must be, where that is known
 
     Raises Refused (4) for anything else, RecipeError (3) for a `:name` that no parameter has.
     """
@@ -74,7 +76,7 @@ def prove(sql: str, dialect: str, params: Iterable[str] = ()) -> str:
         raise _refuse(f"is longer than {MAX_LENGTH:,} characters", slug="sql-length")
     if "\0" in sql:
         raise _refuse("holds a NUL character", slug="sql-syntax")
-    tokens, statements = _parse(sql, dialect)
+    tokens, statements = parse(sql, dialect)
     statements = [statement for statement in statements if statement is not None and type(statement).__name__ != "Semicolon"]
     if len(statements) != 1:
         what = "holds no statement" if not statements else f"holds {len(statements)} statements"
@@ -86,7 +88,7 @@ def prove(sql: str, dialect: str, params: Iterable[str] = ()) -> str:
     except Exception:  # noqa: BLE001  # a tree that the check does not understand proves nothing
         raise _refuse("cannot be understood", slug="sql-syntax") from None
     text = _spliced(sql, tokens)
-    if bound != _colons(sql, tokens, set(params)):
+    if bound != _colons(sql, tokens, set(params)) or binds not in (None, bound):
         raise _refuse("has parameters in places that cannot be told", slug="sql-parameter")
     return text
 
@@ -102,7 +104,7 @@ def parse_select_columns(sql: str, dialect: str | None = None) -> list[str]:
     """
     from sqlglot import expressions as exp
 
-    _, statements = _parse(sql, dialect)
+    _, statements = parse(sql, dialect)
     trees = [statement for statement in statements if statement is not None and type(statement).__name__ != "Semicolon"]
     if len(trees) != 1:
         raise _refuse(f"holds {len(trees)} statements", hint="write exactly one SELECT", slug="sql-statements")
@@ -128,7 +130,8 @@ def _refuse(what: str, *, hint: str = "", slug: str = "sql-refused") -> Refused:
     return Refused(f"the query {what}", hint=hint, slug=slug)
 
 
-def _parse(sql: str, dialect: str | None) -> tuple[Sequence[Any], list[Any]]:
+def parse(sql: str, dialect: str | None) -> tuple[Sequence[Any], list[Any]]:
+    """The tokens and the statements of a text. Raises Refused where it is not understood."""
     import sqlglot
 
     # It warns with the whole text of what it does not know.
@@ -242,6 +245,41 @@ def _spliced(sql: str, tokens: Sequence[Any]) -> str:
         pieces.append(sql[token.start : token.end + 1])
         end = token.end + 1
     return "".join(pieces)
+
+
+def broken_at(sql: str, dialect: str) -> str:
+    """What stands where the parser gave up, and what stands before it; empty where it does not say."""
+    import sqlglot
+    import sqlglot.errors
+
+    try:
+        sqlglot.parse(sql, read=dialect)
+    except sqlglot.errors.ParseError as error:
+        first = (error.errors or [{}])[0]
+        return str(first.get("start_context") or "")[-100:] + str(first.get("highlight") or "")
+    except Exception:  # noqa: BLE001  # as above
+        return ""
+    return ""
+
+
+def with_lists(sql: str, dialect: str, names: Iterable[str], member: str) -> str:
+    """A proved text in which `IN (:name)` of these names has `member` (with `{}` for the name) between its brackets.
+
+    Raises RecipeError (3) where one of them stands anywhere else: only IN takes a list.
+    """
+    wanted = set(names)
+    tokens, _ = parse(sql, dialect)
+    words = [sql[token.start : token.end + 1] for token in tokens]
+    pieces: list[str] = []
+    end = 0
+    for number, token in enumerate(tokens):
+        if words[number] not in wanted or number == 0 or words[number - 1] != ":" or tokens[number - 1].end + 1 != token.start:
+            continue
+        if [word.upper() for word in words[max(0, number - 3) : number - 1]] != ["IN", "("] or words[number + 1 : number + 2] != [")"]:
+            raise RecipeError(f":{words[number]} is a list", hint=f"write IN (:{words[number]})", slug="sql-value")
+        pieces += [sql[end : tokens[number - 1].start], member.format(words[number])]
+        end = token.end + 1
+    return "".join([*pieces, sql[end:]])
 
 
 def _colons(sql: str, tokens: Sequence[Any], params: set[str]) -> int:

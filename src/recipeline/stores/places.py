@@ -4,6 +4,7 @@ data/churn.parquet, file://data/x.csv   a file, tried from the recipe's folder, 
 s3://bucket/x.parquet                   through fsspec, below the configured roots only
 source://customers                      config `sources.customers`: {adapter, uri | query | table}
 sql/spine.sql, SELECT …                 a query for the adapter named `sql`
+sql/spine.sql.j2                        a template of one: `recipeline.stores.templates`
 """
 
 from __future__ import annotations
@@ -60,12 +61,16 @@ class FileSource:
 
 @dataclass(frozen=True)
 class QuerySource:
-    """Rows that an adapter gives for `query` (SQL, or whatever its adapter understands)."""
+    """Rows that an adapter gives for `query` (SQL, or whatever its adapter understands).
+
+    documents  file name -> text: where the query comes from, as its author wrote it
+    """
 
     adapter: Adapter
     query: str
     name: str
     params: Mapping[str, Any] | None = None
+    documents: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def read(self, columns: Sequence[str] | None = None) -> Frame:
         frame = self.adapter.read(self.query, self.params)
@@ -120,7 +125,7 @@ class Places:
         if text.lower().startswith("source://"):
             return self._configured(text[len("source://") :].strip("/"), params)
         if _QUERY.match(text) and not self._names_a_file(text):
-            return QuerySource(self.adapter("sql"), text, "the inline query", params)
+            return QuerySource(self.adapter("sql"), text, "the inline query", params, {"query.sql": text})
         if "\n" in text:
             raise DataError("is neither a path nor a query", slug="bad-source", where="source_uri")
         path = files.local_path(text)
@@ -213,21 +218,20 @@ class Places:
 
     def _query_file(self, path: Path, params: Mapping[str, Any] | None, adapter: Adapter | None = None) -> QuerySource:
         found = self.find(path)
+        reader = adapter or self.adapter("sql")
         if path.name.endswith(".j2"):
-            raise RecipeError(
-                Problem(
-                    "sql-template",
-                    ("model", "loader", "source_uri"),
-                    f"{path}: SQL templates are not part of this version",
-                    "write the query into a .sql file",
-                    at="value",
-                )
-            )
+            from recipeline.stores.templates import compile_template
+
+            dialect = getattr(reader, "dialect", None)
+            if not isinstance(dialect, str):
+                raise RecipeError("the adapter says no dialect to compile an SQL template for", hint="use a SqlAdapter", where=str(path))
+            made = compile_template(found, params or {}, dialect=dialect, name=self.show(found))
+            return QuerySource(reader, made.text, str(path), made.params, made.documents)
         try:
             text = files.read_bytes(found).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise DataError("is not UTF-8", hint="save it as UTF-8", slug="bad-source", where=str(path)) from None
-        return QuerySource(adapter or self.adapter("sql"), text, str(path), params)
+        return QuerySource(reader, text, str(path), params, {found.name: text})
 
     def _storage(self) -> Mapping[str, Any]:
         given = self.adapters.get("storage")

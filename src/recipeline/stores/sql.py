@@ -7,6 +7,7 @@ nothing but read, for a limited time. Rows arrive in batches, so that memory doe
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import sqlite3
 import time
@@ -21,7 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from recipeline.errors import DataError, Exhausted, RecipeError, RecipelineError, Refused, Unavailable, UsageError, did_you_mean
 from recipeline.stores import files
-from recipeline.stores.gate import DIALECTS, parse_select_columns, prove
+from recipeline.stores.gate import DIALECTS, parse_select_columns, prove, with_lists
 
 if TYPE_CHECKING:
     import os
@@ -75,7 +76,7 @@ class SqlAdapter:
         return f"<SqlAdapter {self._session.label}>"
 
     def read(self, query: str, params: Mapping[str, Any] | None = None) -> Frame:
-        """All rows as a frame. `:name` in the query is bound to `params["name"]`."""
+        """All rows as a frame. `:name` in the query is bound to `params["name"]`, a list in `IN (:name)`."""
         import pyarrow as pa
 
         found = list(self.batches(query, FETCH, params))
@@ -90,7 +91,12 @@ class SqlAdapter:
             raise UsageError(f"a batch needs at least one row, got {rows}", slug="bad-value", where="execution.batch.rows")
         values = dict(params or {})
         text = prove(query, self.dialect, values)
-        used = {name: value for name, value in values.items() if re.search(rf":{re.escape(name)}\b", text)}
+        standing = set(re.findall(r":(\w+)", text))
+        used = {name: value for name, value in values.items() if name in standing}
+        lists = {name: list(value) for name, value in used.items() if isinstance(value, (list, tuple))}
+        if lists:
+            text = with_lists(text, self.dialect, lists, self._session.LIST)
+            used |= {name: self._session.listed(name, items) for name, items in lists.items()}
         return self._stream(text, rows, used)
 
     def table(self, name: str) -> str:
@@ -171,6 +177,8 @@ class _Sqlite:
     switched off by a statement.
     """
 
+    LIST = "SELECT +value FROM json_each(:{})"  # + takes the column's affinity away: compared as a bound value would be
+
     _ALLOWED = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
     _FORBIDDEN_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer"})
 
@@ -185,6 +193,12 @@ class _Sqlite:
     def quoted(self, name: str) -> str:
         return '"' + name.replace('"', '""') + '"'
 
+    def listed(self, name: str, items: list[Any]) -> str:
+        """A list as one value: SQLite binds 32,766 at most. Fractions would lose their last bit in its JSON."""
+        if not all(isinstance(item, str) or (isinstance(item, int) and abs(item) < 2**63) for item in items):
+            raise RecipeError(f":{name} is a list of other than texts and whole numbers of 64 bits", slug="sql-value")
+        return json.dumps(items, ensure_ascii=False)
+
     @contextlib.contextmanager
     def reading(self) -> Iterator[tuple[sa.Connection, _Stopwatch]]:
         """A connection in one transaction, so that everything read is of one moment."""
@@ -195,6 +209,8 @@ class _Sqlite:
             raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 100_000_000)  # bytes of one value
             raw.execute("PRAGMA query_only = ON")
             raw.execute("PRAGMA trusted_schema = OFF")
+            with contextlib.suppress(sqlite3.OperationalError):  # an SQLite without JSON says so when a list is bound
+                raw.execute("SELECT 1 FROM json_each('[]')")  # the first use wants more than the authorizer allows
             raw.execute("BEGIN")
             raw.execute("SELECT count(*) FROM sqlite_master").close()  # BEGIN alone neither opens the file nor fixes the moment
             watch = _Stopwatch(self._timeout, self._clock)
