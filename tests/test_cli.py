@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import recipeline
 from recipeline import cli, console, resilience
 
 pytestmark = pytest.mark.xdist_group("cli")  # one trained project, copied for each test that wants a run
@@ -26,7 +27,6 @@ ERROR = re.compile(r"error\[[a-z0-9-]+\](: | ).+")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, recipe_data: Path, empty_store: Path) -> Path:
     """The store and the artifacts of one quickstart."""
-    import recipeline
     from recipeline import settings
 
     folder = tmp_path_factory.mktemp("cli") / "project"
@@ -346,3 +346,18 @@ def test_a_secret_in_a_parameter_is_not_repeated(command: Callable[..., Any], pr
     answer = command("train", "--recipe-file", "recipes/tabular/breast_cancer_tuned.yaml", "--json")
     assert answer.code in {3, 6}, answer
     assert "s3cr3t-w0rd" not in answer.out + answer.err
+
+
+@pytest.mark.parametrize("library", ["fastapi", "httptools"])
+def test_a_command_whose_extra_is_not_installed_names_it(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    """In the base install `serve-api` says what to install (exit 3); it is no bug of ours."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == library or name.startswith("recipeline.serve")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(recipeline, "serve", raising=False)
+    monkeypatch.setitem(sys.modules, library, None)  # what Python keeps for a library that cannot be imported
+    refused = command("serve-api", "--run-id", "latest", "--set", "api_serving.enabled=true", "--json")
+    assert refused.code == 3, refused
+    assert f"error[missing-library]: {library} is not installed; pip install 'recipeline[serving]'" in refused.err
+    assert refused.json["error"]["slug"] == "missing-library"

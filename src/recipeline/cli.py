@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from recipeline.errors import DataError, RecipelineError, UsageError, did_you_mean
+from recipeline.errors import DataError, MissingLibrary, RecipelineError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from recipeline.settings import Settings
@@ -104,6 +104,14 @@ def _run(given: list[str], signals: _Signals, *, wants_json: bool, debug: bool) 
         return _failed(
             error, 7, {"slug": "memory", "message": "out of memory; use fewer rows or columns"}, wants_json=wants_json, debug=debug
         )
+    except ModuleNotFoundError as error:
+        from recipeline.registry import EXTRAS
+
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRAS:
+            return _bug(error, wants_json=wants_json, debug=debug)
+        missing = MissingLibrary(library, EXTRAS[library])
+        return _failed(missing, missing.code, missing.as_dict(), wants_json=wants_json, debug=debug)
     except OSError as error:
         if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EROFS}:
             return _bug(error, wants_json=wants_json, debug=debug)

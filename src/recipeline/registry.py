@@ -39,6 +39,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "gpytorch": "botorch",
         "gunicorn": "serving",
         "gymnasium": "ppo",
+        "httptools": "serving",
         "lightgbm": "boosting",
         "onnx": "onnx",
         "onnxruntime": "onnx",
@@ -52,6 +53,7 @@ EXTRAS: Mapping[str, str] = MappingProxyType(
         "sqlalchemy_bigquery": "bigquery",
         "torch": "spline",
         "uvicorn": "serving",
+        "uvloop": "serving",
         "xgboost": "boosting",
     }
 )
