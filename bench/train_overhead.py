@@ -1,4 +1,4 @@
-"""`train` against a careful hand-written scikit-learn + MLflow script that logs the same model, parameters and metrics.
+"""`train` against a careful hand-written scikit-learn + Optuna + MLflow script that logs the same model, parameters and metrics.
 
 Both save and read back the model by skops, judge what was read, and draw no report. Goal: CPU ≤ 1.10 x.
 
@@ -35,6 +35,17 @@ model:
   hyperparameters: {n_estimators: 200, random_state: 42}
   loader: {source_uri: breast_cancer.csv, name: default_loader}
   data_interface: {task_type: classification, target_col: diagnosis, positive_class: malignant, entity_cols: [patient_id]}
+evaluation: {metrics: [accuracy, roc_auc], validation: {method: train_test_split, test_size: 0.2, stratify: true, random_state: 42}}
+""",
+    "tuned": """
+name: tuned
+model:
+  class_path: sklearn.linear_model.LogisticRegression
+  hyperparameters: {max_iter: 1000, C: {type: float, low: 0.001, high: 100.0, log: true, default: 1.0}}
+  loader: {source_uri: breast_cancer.csv, name: default_loader}
+  preprocessor: {name: default_preprocessor, params: {numerical_strategy: standard}}
+  data_interface: {task_type: classification, target_col: diagnosis, positive_class: malignant, entity_cols: [patient_id]}
+hyperparameter_tuning: {enabled: true, n_trials: 30, metric: roc_auc, folds: 5}
 evaluation: {metrics: [accuracy, roc_auc], validation: {method: train_test_split, test_size: 0.2, stratify: true, random_state: 42}}
 """,
 }

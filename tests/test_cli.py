@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-import recipeline
 from recipeline import cli, console, resilience
 
 pytestmark = pytest.mark.xdist_group("cli")  # one trained project, copied for each test that wants a run
@@ -27,6 +26,7 @@ ERROR = re.compile(r"error\[[a-z0-9-]+\](: | ).+")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, recipe_data: Path, empty_store: Path) -> Path:
     """The store and the artifacts of one quickstart."""
+    import recipeline
     from recipeline import settings
 
     folder = tmp_path_factory.mktemp("cli") / "project"
@@ -349,15 +349,12 @@ def test_a_secret_in_a_parameter_is_not_repeated(command: Callable[..., Any], pr
 
 
 @pytest.mark.parametrize("library", ["fastapi", "httptools"])
-def test_a_command_whose_extra_is_not_installed_names_it(
-    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, library: str
-) -> None:
+def test_a_command_whose_extra_is_not_installed_names_it(project: Path, library: str) -> None:
     """In the base install `serve-api` says what to install (exit 3); it is no bug of ours."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == library or name.startswith("recipeline.serve")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delattr(recipeline, "serve", raising=False)
-    monkeypatch.setitem(sys.modules, library, None)  # what Python keeps for a library that cannot be imported
-    refused = command("serve-api", "--run-id", "latest", "--set", "api_serving.enabled=true", "--json")
-    assert refused.code == 3, refused
-    assert f"error[missing-library]: {library} is not installed; pip install 'recipeline[serving]'" in refused.err
-    assert refused.json["error"]["slug"] == "missing-library"
+    # None in sys.modules is what Python itself keeps for a library that cannot be imported.
+    arguments = ["serve-api", "--run-id", "latest", "--set", "api_serving.enabled=true", "--json"]
+    program = f"import sys; sys.modules[{library!r}] = None; from recipeline.cli import main; sys.exit(main({arguments!r}))"
+    refused = subprocess.run([sys.executable, "-c", program], cwd=project, capture_output=True, text=True, check=False)
+    assert refused.returncode == 3, refused
+    assert f"error[missing-library]: {library} is not installed; pip install 'recipeline[serving]'" in refused.stderr
+    assert json.loads(refused.stdout.splitlines()[-1])["error"]["slug"] == "missing-library"

@@ -80,8 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     wants_json, debug = "--json" in given, "--debug" in given or os.environ.get("LOG_LEVEL", "").upper() == "DEBUG"
-    with _Signals() as signals:
-        return _run(given, signals, wants_json=wants_json, debug=debug)
+    try:
+        with _Signals() as signals:
+            return _run(given, signals, wants_json=wants_json, debug=debug)
+    except (KeyboardInterrupt, _Terminated) as error:  # it came between the end of the command and the old handlers
+        return _stopped(error, wants_json=wants_json, debug=debug)
 
 
 def _run(given: list[str], signals: _Signals, *, wants_json: bool, debug: bool) -> int:
