@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from shipped import lay_out
 
 PROJECT = Path(__file__).parents[1]
 
@@ -53,12 +54,7 @@ def nursery() -> Iterator[Any]:
 def project(tmp_path: Path, recipe_data: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project folder with the shipped recipes, their data and configuration; the current directory of the test."""
     folder = tmp_path / "project"
-    folder.mkdir()
-    shutil.copytree(PROJECT / "config", folder / "config")
-    shutil.copytree(PROJECT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns("*.csv", "*.sqlite"))
-    for path in recipe_data.iterdir():
-        shutil.copy(path, folder / "recipes" / "data")
-    shutil.copy(empty_store, folder / "mlflow.db")
+    lay_out(folder, recipe_data, empty_store)
     monkeypatch.chdir(folder)
     for name in list(os.environ):
         if name.startswith("RECIPELINE__") or name in {"APP_ENV", "BATCH_SIZE", "LOG_LEVEL"}:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import yaml
 import recipeline
 from recipeline import artifact, settings, tracking
 from recipeline.errors import DataError, TrainingFailed
+from shipped import lay_out
 
 pytestmark = pytest.mark.xdist_group("train")  # every recipe is trained once
 
@@ -32,12 +32,7 @@ FOLDED = {"diabetes_ridge": 5, "linnerud_targets": 4}
 def shared(tmp_path_factory: pytest.TempPathFactory, recipe_data: Path, empty_store: Path) -> Iterator[Path]:
     """A project with the shipped recipes and their data; the current directory while the module runs."""
     folder = tmp_path_factory.mktemp("train") / "project"
-    folder.mkdir()
-    shutil.copytree(PROJECT / "config", folder / "config")
-    shutil.copytree(PROJECT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns("*.csv", "*.sqlite"))
-    for path in recipe_data.iterdir():
-        shutil.copy(path, folder / "recipes" / "data")
-    shutil.copy(empty_store, folder / "mlflow.db")
+    lay_out(folder, recipe_data, empty_store)
     before = Path.cwd()
     os.chdir(folder)
     yield folder
