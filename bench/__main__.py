@@ -10,7 +10,7 @@ import bench
 
 
 def main() -> int:
-    known = sorted(module.name for module in pkgutil.iter_modules(bench.__path__) if module.name not in {"__main__", "processes"})
+    known = sorted(module.name for module in pkgutil.iter_modules(bench.__path__) if module.name not in {"__main__", "peers", "processes"})
     chosen = sys.argv[1:] or known
     unknown = sorted(set(chosen) - set(known))
     if unknown:

@@ -45,7 +45,7 @@ def make_pipeline() -> Any:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from recipeline.components.tasks import Classification, ClassificationInterface
+    from recipeline.components.classification import Classification, ClassificationInterface
     from recipeline.contracts import FitContext
     from recipeline.pipeline import Pipeline
 

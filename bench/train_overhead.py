@@ -73,6 +73,8 @@ def main() -> None:
                 "--json",
                 "--set",
                 "execution.report=false",
+                "--set",
+                "execution.champion=false",  # the script judges no older model either
             ]
             theirs = [sys.executable, str(Path(__file__).parent / "by_hand" / "train_script.py"), name]
             paired(ours, theirs, cwd=place, times=1)  # both make their MLflow store once, before the clock runs

@@ -172,7 +172,7 @@ def _interface(task: Any) -> list[str]:
     for name, field in model.model_fields.items():
         if name != "task_type":
             lines.append(f"| `{name}` | {'required' if field.is_required() else f'`{field.default!r}`'} |")
-    own = [one for one in reversed(model.__mro__) if one.__module__ == model.__module__]
+    own = [one for one in reversed(model.__mro__) if one.__module__.partition(".")[0] == model.__module__.partition(".")[0]]
     words = [inspect.cleandoc(one.__doc__ or "").partition("\n\n")[2] for one in own]
     return [*lines, "", *_text("\n".join(word.rstrip() for word in words if word))]
 

@@ -24,7 +24,7 @@ def predict(folder: Path, output: str, words: dict[str, Any]) -> None:
 
 def context() -> ForkServerContext:
     made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["recipeline.batch", "recipeline.pipeline", "recipeline.components.tasks", "sklearn.linear_model",
+    made.set_forkserver_preload(["recipeline.batch", "recipeline.pipeline", "recipeline.components.classification", "sklearn.linear_model",
                                  "sklearn.pipeline", "pyarrow.parquet", "pyarrow.csv", "attempts"])  # fmt: skip
     return made
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -12,7 +11,11 @@ from typing import Any
 
 import pytest
 
+import skips
+from answers import Answer
 from shipped import lay_out
+
+pytest_plugins = ["canaries"]
 
 PROJECT = Path(__file__).parents[1]
 
@@ -21,6 +24,21 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["DO_NOT_TRACK"] = "true"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    skips.watch(config)
+
+
+@pytest.fixture(autouse=True)
+def _secrets_of_one_test() -> Iterator[None]:
+    """What a test masks is not masked in the next one: a password `pass` would hide half of the word `password`."""
+    from recipeline import logs
+
+    before = dict(logs._secrets)
+    yield
+    logs._secrets.clear()
+    logs._secrets.update(before)
 
 
 @pytest.fixture(scope="session")
@@ -55,25 +73,12 @@ def project(tmp_path: Path, recipe_data: Path, empty_store: Path, monkeypatch: p
     """A project folder with the shipped recipes, their data and configuration; the current directory of the test."""
     folder = tmp_path / "project"
     lay_out(folder, recipe_data, empty_store)
+    (folder / "config" / "local.local.yaml").write_text("parts: {loader: {nobody: {token: '${RECIPELINE_CANARY}'}}}\n")
     monkeypatch.chdir(folder)
     for name in list(os.environ):
         if name.startswith("RECIPELINE__") or name in {"APP_ENV", "BATCH_SIZE", "LOG_LEVEL"}:
             monkeypatch.delenv(name)
     return folder
-
-
-class Answer:
-    """What a command printed, and its exit code."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    def __repr__(self) -> str:
-        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out.splitlines()[-1])
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, Self
@@ -78,20 +78,25 @@ class Nursery:
         after: float = 0.0,
         kill: int = signal.SIGKILL,
         record: bool = False,
+        environ: Mapping[str, str] | None = None,
+        site: Path | None = None,
     ) -> Ended:
-        """at: the signal is sent right before event `at` happens (from 0), or `after` seconds later."""
+        """at: the signal is sent right before event `at` happens (from 0), or `after` seconds later.
+
+        environ, site: variables, and a folder of installed distributions, that only this command has.
+        """
         notes = project.with_name(f"{project.name}.notes")
         notes.mkdir(exist_ok=True)
         job = {
             "project": str(project), "arguments": list(map(str, arguments)), "notes": str(notes),
-            "at": at, "after": after, "kill": int(kill), "record": record,
+            "at": at, "after": after, "kill": int(kill), "record": record, "environ": dict(environ or {}), "site": str(site or ""),
         }  # fmt: skip
         answer = self._told(job)
         events = json.loads((notes / "events").read_text()) if record else []
         texts = [(notes / name).read_text() for name in ("out", "err")]
         return Ended(answer["code"], texts[0], texts[1], answer["seconds"], tuple(Event(*event) for event in events))
 
-    def start(self, project: Path, *arguments: str | Path) -> Started:
+    def start(self, project: Path, *arguments: str | Path, environ: Mapping[str, str] | None = None, site: Path | None = None) -> Started:
         """A command that goes on until `stop`."""
         self._started += 1
         notes = project.with_name(f"{project.name}.notes-{self._started}")
@@ -101,6 +106,7 @@ class Nursery:
         job = {
             "project": str(project), "arguments": list(map(str, arguments)), "notes": str(notes),
             "at": None, "after": 0, "kill": 0, "record": False, "stay": True,
+            "environ": dict(environ or {}), "site": str(site or ""),
         }  # fmt: skip
         return Started(self._told(job)["process"], notes / "out", notes / "err")
 
@@ -155,6 +161,9 @@ def _tell(**answer: Any) -> None:
 
 def _run(job: dict[str, Any], said: int) -> int:
     os.chdir(job["project"])
+    os.environ.update(job["environ"])
+    if job["site"]:
+        sys.path.insert(0, job["site"])
     notes = Path(job["notes"])
     for number, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(notes / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
@@ -234,8 +243,8 @@ def _import_everything() -> None:
     import skops.io
 
     import recipeline.batch
+    import recipeline.components.classification
     import recipeline.components.evaluators
-    import recipeline.components.tasks
     import recipeline.report
     import recipeline.runs
     import recipeline.serve.server

@@ -21,7 +21,11 @@ PARTS = ("model", "loader", "augmenter", "preprocessor", "evaluator")
 WORDS = ("class_path", "name", "type")
 ARGUMENTS = ("hyperparameters", "params")
 RANGES = ("int", "float", "categorical")
-NEIGHBOURS = ("mse", "rmse", "msle", "rmsle", "mae", "mape", "medae", "f1", "r2")  # one slip turns one of these into another
+NEIGHBOURS = (
+    "mse", "rmse", "msle", "rmsle", "mae", "mape", "mase", "wape", "smape", "medae", "f1", "r2",
+    "coverage", "coverage_50", "coverage_80", "coverage_90", "coverage_95",
+)  # fmt: skip
+"""One slip turns one of these into another."""
 ALIASES = ("logloss", "rocauc", "auc", "aucroc")  # one slip away from the name of a metric, and names themselves
 
 

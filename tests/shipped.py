@@ -12,7 +12,7 @@ def lay_out(folder: Path, recipe_data: Path, store: Path) -> None:
     """Make `folder` such a project; `recipe_data` holds the data files, `store` is copied as mlflow.db."""
     folder.mkdir()
     shutil.copytree(PROJECT / "config", folder / "config")
-    shutil.copytree(PROJECT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns("*.csv", "*.sqlite"))
+    shutil.copytree(PROJECT / "recipes", folder / "recipes", ignore=shutil.ignore_patterns("*.csv", "*.parquet", "*.sqlite"))
     for path in recipe_data.iterdir():
         shutil.copy(path, folder / "recipes" / "data")
     shutil.copy(store, folder / "mlflow.db")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,7 +209,7 @@ def test_the_interface_is_the_task_s_own(configured):
 )
 def test_metrics_are_known_and_fit_the_task(configured, rest, slug, suggestion):
     """A misspelt one, one of another task, one under two names."""
-    from recipeline.components.tasks import Classification
+    from recipeline.components.classification import Classification
 
     aliases = {alias for metric in Classification.metrics for alias in metric.aliases if metric.name == "accuracy"}
     text = rest.replace("accuracy_score", min(aliases)) if aliases else rest
@@ -275,6 +276,40 @@ def test_an_argument_in_recipe_and_configuration_is_an_error(site, configured):
     assert assemble(recipes.load(nested), settings).pipeline()[1].estimator.address == "http://x"
     problem = only(written(class_path="acme_model"), configured("parts: {model: {acme_model: {adress: x}}}"))
     assert (problem.suggestion, problem.file.endswith("base.yaml")) == ("address", True)
+
+
+def test_what_belongs_to_the_place_stands_in_no_recipe_and_is_told_again_after_reading(site, configured):
+    """`placed`: refused in a recipe, given by the configuration, and by `settle` to a part that was read; `check` knows the place."""
+    text = """
+    from recipeline.errors import Problem
+    class Model:
+        '''A model behind a server.'''
+        placed = ("address",)
+        def __init__(self, timeout=1.0, address=None, places=None): self.timeout, self.address, self.places = timeout, address, places
+        def settle(self, address=None, places=None): self.address, self.places = address, places
+        @classmethod
+        def check(cls, params, interface, environment, *, places):
+            found = [] if places.environment == environment and places.project.is_dir() else [Problem("lost", (), "no place")]
+            return found + ([Problem("bad-address", ("address",), "no address")] if params.get("address") == "nowhere" else [])
+        def fit(self, X, y=None): return self
+        def predict(self, X): return X
+    """
+    install(site, "acme", {"acme": text}, {"model": {"acme_model": "acme:Model"}})
+    registry.refresh()
+    settings = configured("parts: {model: {acme_model: {address: 'http://x'}}}")
+    for refused in (settings, configured()):
+        problem = only(written("{address: 'http://evil'}", class_path="acme_model"), refused)
+        assert (problem.slug, problem.line, problem.column) == ("not-in-recipe", 4, 21)
+        assert "parts.model.acme_model" in problem.hint
+    components = assemble(recipes.load(written("{timeout: 2.5}", class_path="acme_model")), settings)
+    made = components.pipeline()[1]
+    assert (made.address, made.timeout, made.places.environment) == ("http://x", 2.5, "local")
+    read = type(made)(timeout=7.0)
+    pipeline = SimpleNamespace(preprocessor=None, model=read)
+    assert components.settle(pipeline) is pipeline
+    assert (read.address, read.timeout, read.places.environment) == ("http://x", 7.0, "local")
+    problem = only(written(class_path="acme_model"), configured("parts: {model: {acme_model: {address: nowhere}}}"))
+    assert (problem.slug, problem.file.endswith("base.yaml")) == ("bad-address", True)
 
 
 def test_an_unset_variable_is_an_error_of_the_recipe_that_needs_it(site, configured):
@@ -515,16 +550,20 @@ def test_the_seed_fills_every_unset_random_state(configured):
 
 
 @pytest.mark.parametrize(
-    ("path", "given"),
-    [("xgboost.XGBClassifier", "seed"), ("lightgbm.LGBMClassifier", "seed"), ("catboost.CatBoostClassifier", "random_seed")],
+    ("path", "given", "own"),
+    [
+        ("xgboost.XGBClassifier", "seed", "random_state"),
+        ("lightgbm.LGBMClassifier", "random_seed", "random_state"),
+        ("catboost.CatBoostClassifier", "random_state", "random_seed"),
+    ],
 )
-def test_a_seed_under_its_alias_is_a_seed(configured, path, given):
-    """Two seeds would be one too many."""
+def test_a_seed_under_its_alias_is_a_seed(configured, path, given, own):
+    """Two seeds would be one too many; it arrives under the constructor's own word."""
     pytest.importorskip(path.partition(".")[0])
     with_seed = assemble(recipes.load(written(f"{{{given}: 3}}", class_path=path)), configured()).pipeline()[1]
     without = assemble(recipes.load(written(class_path=path)), configured()).pipeline()[1]
-    assert with_seed.get_params()[given] == 3
-    assert with_seed.get_params().get("random_state") is None
+    assert with_seed.get_params()[own] == 3
+    assert with_seed.get_params().get(given) is None
     assert without.get_params()["random_state"] == 42
 
 

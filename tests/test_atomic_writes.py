@@ -24,6 +24,7 @@ ALLOWED = {
     ("src/recipeline/work.py", "rename"): "a whole folder, to delete it in one step",
     ("src/recipeline/folds.py", "rename"): "a damaged fold of an earlier attempt, put aside in its work folder",
     ("src/recipeline/logs.py", "open"): "a log grows line by line; a torn last line is a line less",
+    ("src/recipeline/stores/templates/splicing.py", "replace"): "a node in the tree of a statement",
     ("src/recipeline/cli.py", "open"): "the null device, in the place of a closed stdout",
 }
 

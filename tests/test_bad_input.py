@@ -41,6 +41,9 @@ evaluation:
   validation: {method: train_test_split, test_size: 0.25}
 """
 TUNED = GOOD.replace("C: 0.5", "C: {type: float, low: 0.1, high: 9}") + "hyperparameter_tuning: {enabled: true, n_trials: 3}\n"
+SHOP = """\
+data_adapters: {adapters: {sql: {class_name: SqlAdapter, config: {connection_uri: 'sqlite:///shop.db', timeout: 5}}}}
+"""
 QUIET = ("--set", "execution.report=false")
 
 
@@ -58,6 +61,16 @@ def rows(n: int = 120) -> pd.DataFrame:
     return frame
 
 
+def shop(folder: Path, frame: pd.DataFrame) -> None:
+    """The rows in a database, beside a table that nobody may touch."""
+    (folder / "shop.db").unlink(missing_ok=True)
+    with contextlib.closing(sqlite3.connect(folder / "shop.db")) as connection:
+        frame.to_sql("customers", connection, index=False)
+        connection.execute("CREATE TABLE kept (word TEXT)")
+        connection.execute("INSERT INTO kept VALUES ('still here')")
+        connection.commit()
+
+
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """A project with one good run and its predictions."""
@@ -67,11 +80,13 @@ def template(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Pat
     folder = tmp_path_factory.mktemp("bad") / "project"
     (folder / "config").mkdir(parents=True)
     (folder / "config" / "base.yaml").write_text("execution: {report: false}\n")
+    (folder / "config" / "local.local.yaml").write_text(SHOP)
     for name in ("local", "prod"):
         shutil.copy(Path(__file__).parents[1] / "config" / f"{name}.yaml", folder / "config")
     shutil.copy(empty_store, folder / "mlflow.db")
     rows().to_csv(folder / "rows.csv", index=False)
     rows().to_parquet(folder / "rows.parquet", index=False)
+    shop(folder, rows())
     (folder / "good.yaml").write_text(GOOD)
     configured = settings.load(project=folder, environ={})
     run = recipeline.train(folder / "good.yaml", settings=configured)
@@ -187,6 +202,26 @@ def test_a_byte_order_mark_and_windows_lines_are_accepted(house: House, change: 
     assert done.code == 0, done
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD + "#" + "x" * 10_000_000,
+        GOOD + "".join(f"key{i}: 1\n" for i in range(40_000)),
+        GOOD + "name: x\n" * 40_000,
+        GOOD.replace("{C: 0.5}", "[" * 20_000 + "]" * 20_000),
+        GOOD.replace("accuracy", "a" * 500_000),
+        TUNED.replace("{type: float, low: 0.1, high: 9}", f"{{type: categorical, choices: [{', '.join(map(str, range(30_000)))}]}}"),
+        "a: &a " + "x" * 100_000 + "\nb: [" + ", ".join(["*a"] * 60_000) + "]\n" + GOOD,
+    ],
+    ids=["10 MB", "unknown keys", "duplicate keys", "deep", "long name", "choices", "aliases"],
+)
+def test_a_huge_recipe_is_refused_in_few_words(house: House, text: str) -> None:
+    """However many mistakes there are, two hundred are told and the others counted."""
+    answer = house.train(3, text, "bad.yaml:")
+    assert len(answer.err) < 200_000
+    assert len(answer.out) < 200_000
+
+
 def test_a_target_that_is_not_there_is_exit_5(house: House) -> None:
     """With the columns that there are."""
     house.train(5, GOOD.replace("target_col: churned", "target_col: chruned"), "chruned", "did you mean churned?", sound=True)
@@ -276,7 +311,7 @@ def test_a_file_that_is_not_there_is_exit_5(house: House, name: str) -> None:
 @pytest.mark.parametrize("uri", ["http://user:s3cret@127.0.0.1:9/x.csv", "s3://bucket/x.csv", "zip://x.csv::rows.zip", "memory://x.csv"])
 def test_a_foreign_address_is_exit_4_without_its_password(house: House, uri: str) -> None:
     """Outside of the configured roots nothing is asked for."""
-    answer = house.train(4, with_source(f'"{uri}"'), "roots" if "::" not in uri else "chained", sound=True)
+    answer = house.train(4, with_source(f'"{uri}"'), "chained" if "::" in uri else "roots", sound="::" not in uri)
     assert "s3cret" not in answer.err + answer.out
 
 
@@ -402,6 +437,92 @@ def test_a_folder_that_cannot_be_written_is_exit_7_before_training(house: House)
     assert "phase" not in answer.err
 
 
+# --- SQL ------------------------------------------------------------------------------------------------------------------------
+
+
+def with_query(text: str) -> str:
+    return GOOD.replace("source_uri: rows.csv", f"source_uri: {json.dumps(text)}")
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "words"),
+    [
+        ("SELECT '{{ cycler.__init__.__globals__ }}' FROM customers", 4, ("private",)),
+        ("SELECT * FROM customers {% include '../../x' %}", 4, ("outside",)),
+        ("SELECT * FROM customers {% include name %}", 4, ("include",)),
+        ("SELECT * FROM customers WHERE age > {{ misssing }}", 3, ("misssing",)),
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}SELECT 1", 4, ("too much work",)),
+        ("WITH gone AS (DELETE FROM kept RETURNING word) SELECT * FROM gone", 4, ()),
+        ("SELECT * INTO other FROM customers", 4, ()),
+        ("COPY customers TO PROGRAM 'touch pwned'", 4, ()),
+        ("SELECT * FROM customers; DELETE FROM kept", 4, ()),
+        ("DELETE FROM kept", 4, ()),
+        ("ATTACH 'other.db' AS other", 4, ()),
+        ("SELECT load_extension('x') FROM customers", 4, ()),
+        ("SELECT a.*, b.* FROM customers a JOIN customers b USING (customer)", 5, ("age",)),
+        ("SELECT * FROM nowhere", 5, ("nowhere",)),
+        ("SELECT customer, age, income, country, 'x' || age AS churned, agee FROM customers", 5, ("agee",)),
+    ],
+)
+def test_a_query_that_may_not_be_is_refused(house: House, query: str, code: int, words: tuple[str, ...]) -> None:
+    """As a file, and as a template where it is one: nothing was read, nothing was changed."""
+    name = "query.sql.j2" if "{{" in query or "{%" in query else "query.sql"
+    (house.folder / name).write_text(query)
+    named = () if code == 5 else (name,)
+    house.train(code, with_source(name), *named, *words, sound=code != 4)  # `validate` opens it, and reads no data
+    with contextlib.closing(sqlite3.connect(house.folder / "shop.db")) as connection:
+        assert connection.execute("SELECT word FROM kept").fetchall() == [("still here",)]
+    assert not (house.folder / "other.db").exists()
+    assert not (house.folder / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"names": ["c1", "' OR 1=1 --"], "low": 0}, 1),
+        ({"names": ["c1", "c2'); DELETE FROM kept; --"], "low": 0}, 1),
+        ({"names": [], "low": 0}, 0),
+        ({"names": [f"c{i}" for i in range(100_000)], "low": 0}, 120),
+    ],
+    ids=["quote", "statement", "none", "100,000"],
+)
+def test_a_parameter_is_only_text(house: House, params: dict[str, Any], expected: int) -> None:
+    """What looks like SQL is looked for, and not found; no names and a hundred thousand work."""
+    (house.folder / "query.sql.j2").write_text("SELECT * FROM customers WHERE customer IN {{ names }} AND age > {{ low }}")
+    (house.folder / "sql.yaml").write_text(with_source("query.sql.j2"))
+    from recipeline import recipe, settings
+    from recipeline.assemble import assemble
+
+    components = assemble(recipe.load(house.folder / "sql.yaml"), settings.load(project=house.folder, environ={}), params=params)
+    assert len(components.loader.load()) == expected
+    with contextlib.closing(sqlite3.connect(house.folder / "shop.db")) as connection:
+        assert connection.execute("SELECT word FROM kept").fetchall() == [("still here",)]
+
+
+def test_a_column_that_changed_its_type_since_training_is_exit_5(house: House) -> None:
+    """With what was expected and what came; no output."""
+    (house.folder / "sql.yaml").write_text(with_query("SELECT * FROM customers"))
+    run_id = house.command("train", "--recipe-file", "sql.yaml", *QUIET, "--json").json["run_id"]
+    shop(house.folder, rows().assign(income=lambda frame: "x" + frame["income"].astype(str)))
+    command = ("batch-inference", "--run-id", run_id, "--output", "out.parquet")
+    house.refuses(5, *command, words=("income", "float64", "string"), next_good=False)
+    assert not (house.folder / "out.parquet").exists()
+    shop(house.folder, rows())
+    assert house.command(*command).code == 0
+    house.works()
+
+
+def test_a_database_that_does_not_answer_is_exit_6_and_trains_nothing(house: House) -> None:
+    """Locked by another writer for longer than one waits; afterwards the same command succeeds."""
+    (house.folder / "sql.yaml").write_text(with_query("SELECT * FROM customers"))
+    with contextlib.closing(sqlite3.connect(house.folder / "shop.db")) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        house.refuses(6, "train", "--recipe-file", "sql.yaml", *QUIET, words=("shop.db",), next_good=False)
+        connection.rollback()
+    assert house.command("train", "--recipe-file", "sql.yaml", *QUIET).code == 0
+    house.works()
+
+
 # --- artifacts ------------------------------------------------------------------------------------------------------------------
 
 
@@ -446,6 +567,118 @@ def test_a_planted_pickle_is_never_read(house: House) -> None:
     house.good = house.outputs()
     house.refuses(9, "show", house.run_id, words=("parts/model/part",), next_good=False)
     assert not (house.folder / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["../../x", "..%2f..%2fx", "%2e%2e/%2e%2e/x", "....//....//x", "/etc/passwd", "a/../../x", "..", "x\\..\\y", "models:/../x@y"],
+)
+def test_a_run_is_no_path(house: House, reference: str) -> None:
+    """Plain, encoded or doubled: exit 2 at every door, and nothing outside is looked at."""
+    outside = house.folder.parent / "x"
+    shutil.copytree(house.model, outside)
+    for command in (
+        ("show", reference),
+        ("batch-inference", "--run-id", reference, "--input", "rows.csv", "--output", "out.csv"),
+        ("serve-api", "--run-id", reference, "--set", "api_serving.enabled=true"),
+        ("compare", house.run_id, reference),
+        ("train", "--recipe-file", "good.yaml", "--resume", reference),
+    ):
+        answer = house.command(*command)
+        assert answer.code in {2, 5}, (command, answer)
+        assert answer.code == 2 or command[0] in {"train", "compare"}, answer
+    assert house.outputs() == house.good
+
+
+def _mix(house: House) -> None:
+    """The model of another run of the same recipe."""
+    other = house.command("train", "--recipe-file", "good.yaml", *QUIET, "--set", "execution.report=false", "--json").json
+    for path in Path(other["artifact"], "parts", "model").iterdir():
+        shutil.copy(path, house.model / "parts" / "model")
+
+
+def _link_file(house: House) -> None:
+    path = house.model / "metrics.json"
+    path.rename(house.folder / "elsewhere.json")
+    path.symlink_to(house.folder / "elsewhere.json")
+
+
+def _link_folder(house: House) -> None:
+    path = house.model / "parts" / "model"
+    path.rename(house.folder / "elsewhere")
+    path.symlink_to(house.folder / "elsewhere", target_is_directory=True)
+
+
+def _listed(name: str) -> Callable[[House], None]:
+    def change(house: House) -> None:
+        (house.model.parent / "x").write_text("outside")
+        path = house.model / "manifest.json"
+        manifest = json.loads(path.read_text())
+        manifest["files"][name] = files.sha256(house.model.parent / "x")
+        path.write_text(json.dumps(manifest))
+
+    return change
+
+
+def _nested(house: House) -> None:
+    (house.model / "manifest.json").write_text("[" * 200_000)
+
+
+def _added(house: House) -> None:
+    (house.model / "parts" / "model" / "part.pkl").write_bytes(b"cos\nsystem\n(S'touch pwned'\ntR.")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_mix, ("parts/model",)),
+        (_link_file, ("metrics.json", "link")),
+        (_link_folder, ("parts/model", "link")),
+        (_listed("../x"), ("../x",)),
+        (_listed("parts/../../x"), ("x",)),
+        (_listed("/etc/hostname"), ("/etc/hostname",)),
+        (_nested, ("manifest.json",)),
+        (_added, ("part.pkl",)),
+    ],
+    ids=["mixed", "linked file", "linked folder", "listed above", "listed around", "listed absolute", "nested", "added"],
+)
+def test_an_artifact_that_was_arranged_by_others_is_exit_9(house: House, change: Callable[[House], None], words: tuple[str, ...]) -> None:
+    """Whoever moves, links or lists files: nothing is deserialised, and the line says which file."""
+    kept = shutil.copytree(house.model, house.folder.parent / "kept")
+    change(house)
+    house.good = {}
+    house.outputs = dict  # type: ignore[method-assign]  # the artifact is damaged on purpose
+    house.refuses(9, "show", house.run_id, words=words, next_good=False)
+    house.refuses(9, "batch-inference", "--run-id", house.run_id, "--input", "rows.csv", "--output", "o.csv", words=words, next_good=False)
+    assert not (house.folder / "o.csv").exists()
+    assert not (house.folder / "pwned").exists()
+    shutil.rmtree(house.model)
+    shutil.copytree(kept, house.model)
+    house.works()
+
+
+def test_an_archive_is_no_artifact(house: House) -> None:
+    """Nothing is ever unpacked: a zip whose members lead outside is not opened by any door."""
+    import zipfile
+
+    import recipeline
+    from recipeline.errors import RecipelineError
+
+    with zipfile.ZipFile(house.folder / "model.zip", "w") as archive:
+        for path in house.model.rglob("*"):
+            archive.write(path, path.relative_to(house.model))
+        archive.writestr("../../slipped", "x")
+    with pytest.raises(RecipelineError) as caught:
+        recipeline.load(house.folder / "model.zip")
+    assert caught.value.code in {2, 5, 9}
+    for source in ("zip://x.csv::model.zip", "zip://model.zip", "tar://x::model.zip", "model.zip"):
+        house.refuses(
+            5 if source == "model.zip" else 4, "batch-inference", "--run-id", house.run_id, "--input", source, "--output", "o.csv",
+            next_good=False,
+        )  # fmt: skip
+    assert not (house.folder.parent / "slipped").exists()
+    assert not (house.folder.parent.parent / "slipped").exists()
+    house.works()
 
 
 # --- environment ----------------------------------------------------------------------------------------------------------------

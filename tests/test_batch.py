@@ -26,9 +26,10 @@ from sklearn.preprocessing import StandardScaler
 from attempts import spawn
 from recipeline import batch
 from recipeline.batch import run_batch
+from recipeline.components.classification import Classification, ClassificationInterface
 from recipeline.components.evaluators import TabularEvaluator
 from recipeline.components.loaders import DefaultLoader
-from recipeline.components.tasks import Classification, ClassificationInterface, Regression, RegressionInterface
+from recipeline.components.regression import Regression, RegressionInterface
 from recipeline.contracts import FitContext
 from recipeline.errors import Conflict, DataError, Exhausted, UsageError
 from recipeline.pipeline import Pipeline

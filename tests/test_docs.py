@@ -291,7 +291,7 @@ def test_every_recipe_in_a_page_is_accepted(block: Block, project: Path, tmp_pat
             registry.refresh()
         assert assemble.check(recipe.draft(path), settings.load(project=project, environ={})) == []
         loader = recipe.load(path).loader.arguments
-        if not guest and not str(loader["source_uri"]).lower().startswith(("select", "source:")):
+        if not guest and "source_uri" in loader and not str(loader["source_uri"]).lower().startswith(("select", "source:")):
             assert any((folder / loader["source_uri"]).is_file() for folder in (path.parent, project)), loader
 
 
@@ -378,21 +378,62 @@ def test_every_command_in_a_page_is_understood(block: Block, line: str) -> None:
     elif program == "gunicorn":
         assert "recipeline.serve:app()" in rest
     else:
-        assert program in {".", "pip", "head", "cat"} or line.startswith("KEY=$(openssl"), line
+        assert program in {".", "pip", "head", "cat", "curl"} or line.startswith("KEY=$(openssl"), line
 
 
 def plain(text: str) -> str:
     """Output without what differs from run to run: ids and times."""
     text = re.sub(r"\b[0-9a-f]{32}\b", "<run id>", text)
     text = re.sub(r"\b(run |-)[0-9a-f]{8}\b", r"\1<run>", text)
+    text = re.sub(r"^([AB]  )[0-9a-f]{8}\b", r"\1<run>", text, flags=re.MULTILINE)
     text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d", "<time>", text)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
-@pytest.mark.parametrize("page", sorted({block.page for block in marked("console", "run")}), ids=name_of)
-def test_every_shown_output_is_what_comes_out(page: Path, project: Path, command: Callable[..., Any]) -> None:
-    """The blocks `console run` of a page, one after the other in a fresh project; recipes with `file=` are written on the way."""
+KNOWN = {"console": {"run"}, "bash": set(), "python": set(), "yaml": {"recipe", "config"}}
+GUIDES = [page for page in PAGES if page.parent.name in {"tutorial", "howto"}]
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=name_of)
+def test_every_block_of_a_guide_is_run_or_says_why_not(page: Path) -> None:
+    """Shell, YAML and Python: `run`, `recipe`, `config`, `file=` of a module, or `not-run=WHY`, which is parsed all the same."""
     for block in blocks(page):
+        language = block.words[0] if block.words else ""
+        assert language, f"{block}: say what the block is, as ```text"
+        if language in KNOWN:
+            said = " ".join(block.words[1:2])
+            allowed = ", ".join(sorted(KNOWN[language] | {"not-run=WHY"}))
+            written = language == "python" and block.option("file")  # imported by the test of what the page is about
+            assert said in KNOWN[language] or written or block.option("not-run"), f"{block}: after ```{language} say one of {allowed}"
+
+
+@pytest.fixture
+def served_while() -> Iterator[Callable[[Any], Any]]:
+    """Enters a context that is left when the test ends."""
+    with ExitStack() as stack:
+        yield stack.enter_context
+
+
+@pytest.mark.parametrize("page", sorted({block.page for block in marked("console", "run")}), ids=name_of)
+def test_every_shown_output_is_what_comes_out(
+    page: Path, project: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """The blocks `console run` of a page, one after the other in a fresh project; recipes with `file=` are written on the way.
+
+    exit=5          the code of its only command; what is shown is the line of error
+    output=omitted  not shown and not compared
+    in=churn        folder of the project in which it is run
+    <!-- run first: COMMAND -->  what the reader has done before
+    <!-- run with: tollama -->   a server of models is there, as the page says
+    """
+    if "<!-- run with: tollama -->" in read(page):
+        from tollama_daemon import running
+
+        monkeypatch.setenv("TOLLAMA_BASE_URL", request.getfixturevalue("served_while")(running()).url)
+    for line in re.findall(r"^<!-- run first: (.*) -->$", read(page), re.MULTILINE):
+        assert command(*(ours(line) or [])).code == 0, line
+    for block in blocks(page):
+        monkeypatch.chdir(project / (block.option("in") or "."))
         if file := block.option("file"):
             (project / file).parent.mkdir(exist_ok=True)
             (project / file).write_text(block.text)
@@ -404,8 +445,11 @@ def test_every_shown_output_is_what_comes_out(page: Path, project: Path, command
                     assert plain(done.stdout) == plain(expected), f"{block}: {line}"
                 else:
                     answer = command(*arguments)
-                    assert answer.code == 0, f"{block}: {answer}"
-                    assert plain(answer.out) == plain(expected), f"{block}: {line}"
+                    wanted = int(block.option("exit") or 0)
+                    assert answer.code == wanted, f"{block}: {answer}"
+                    shown = answer.out if wanted == 0 else "\n".join(re.findall("^error.*", answer.err, re.MULTILINE))
+                    if block.option("output") != "omitted":
+                        assert plain(shown) == plain(expected), f"{block}: {line}"
         elif block.words[:2] == ("json", "answer"):
             assert plain(json.dumps(served(project))) == plain(json.dumps(json.loads(block.text))), str(block)
 

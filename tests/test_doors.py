@@ -46,9 +46,33 @@ RECIPES = {
   class_path: sklearn.multioutput.MultiOutputRegressor
   hyperparameters: {estimator: {class_path: sklearn.ensemble.RandomForestRegressor, hyperparameters: {n_estimators: 10}}}
   data_interface: {task_type: regression, target_col: [Weight, Waist, Pulse]}""",
+    "clusters": f"""
+  class_path: sklearn.cluster.KMeans
+  hyperparameters: {{n_clusters: 3}}
+  {SCALED}
+  data_interface: {{task_type: clustering, label_col: target}}""",
+    "effects": f"""
+  class_path: t_learner
+  hyperparameters: {{learner: {{class_path: sklearn.linear_model.LogisticRegression}}}}
+  {SCALED}
+  data_interface: {{task_type: causal, target_col: bought, treatment_col: coupon, entity_cols: [customer_id]}}""",
 }
-TARGETS = {"mixed": ["churned"], "numeric": ["diagnosis"], "regression": ["target"], "targets": ["Weight", "Waist", "Pulse"]}
-DATA = {"mixed": "mixed", "numeric": "breast_cancer", "regression": "diabetes", "targets": "linnerud"}
+TARGETS = {
+    "mixed": ["churned"],
+    "numeric": ["diagnosis"],
+    "regression": ["target"],
+    "targets": ["Weight", "Waist", "Pulse"],
+    "clusters": ["target"],
+    "effects": ["bought", "coupon"],
+}
+DATA = {
+    "mixed": "mixed",
+    "numeric": "breast_cancer",
+    "regression": "diabetes",
+    "targets": "linnerud",
+    "clusters": "wine",
+    "effects": "coupons",
+}
 
 
 def customers(n: int = 400) -> pd.DataFrame:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +15,25 @@ import pytest
 from matplotlib.figure import Figure as Canvas
 from sklearn import metrics as theirs
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_wine
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import GradientBoostingClassifier, HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import FixedThresholdClassifier
 from sklearn.naive_bayes import GaussianNB
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
-from recipeline.components import evaluators
+from distributions import install, on_path
+from recipeline import registry
+from recipeline.components import evaluators, figures
+from recipeline.components.classification import Classification
 from recipeline.components.evaluators import BaseEvaluator, TabularEvaluator, permutation_importances
 from recipeline.components.metrics import CLASSIFICATION, REGRESSION, resolve
 from recipeline.components.preprocessing import DefaultPreprocessor
-from recipeline.components.tasks import Classification, Regression
+from recipeline.components.regression import Regression
 from recipeline.contracts import FitContext, Metric, Part
 from recipeline.errors import DataError, RecipeError, TrainingFailed
 from recipeline.pipeline import Pipeline
@@ -45,7 +57,7 @@ def classes(
     frame["target"] = names[frame["target"]]
     frame.insert(0, "id", np.arange(len(frame)))
     task = Classification(Classification.Interface.model_validate({"target_col": "target", "entity_cols": ["id"]}))
-    return setting(task, frame, model or GaussianNB(), folder, metrics, **more)
+    return setting(task, frame, GaussianNB() if model is None else model, folder, metrics, **more)
 
 
 def values(folder: Path, metrics: tuple[str, ...], targets: Any = "target") -> tuple[Pipeline, Part]:
@@ -270,6 +282,62 @@ def test_the_rows_that_are_judged_are_left_alone(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(part.rows, before)
 
 
+@pytest.mark.parametrize(
+    ("model", "curves"),
+    [
+        (HistGradientBoostingClassifier(max_iter=8, early_stopping=True), {"training": 9, "held back": 9}),
+        (GradientBoostingClassifier(n_estimators=7), {"training": 7}),
+        (
+            MLPClassifier((3,), early_stopping=True, max_iter=30, random_state=0, n_iter_no_change=30),
+            {"training (loss)": 30, "held back (validation score)": 30},
+        ),
+        (FixedThresholdClassifier(GradientBoostingClassifier(n_estimators=7), threshold=0.4), {"training": 7}),
+        (make_pipeline(StandardScaler(), GradientBoostingClassifier(n_estimators=6)), {"training": 6}),
+        (GaussianNB(), None),
+        (HistGradientBoostingClassifier(max_iter=8), None),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_a_model_that_keeps_its_training_curve_shows_it(model: Any, curves: dict[str, int] | None, tmp_path: Path) -> None:
+    """As many points as iterations, training and held back; nothing for the others."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        pipeline, part = classes(tmp_path, ("accuracy",), model=model)
+    judged = TabularEvaluator().judge(pipeline, part)
+    if curves is None:
+        assert "learning" not in judged.figures
+        return
+    axes = drawn(judged.figures["learning"])
+    lines = [line for one in axes.figure.axes for line in one.get_lines()]
+    assert {line.get_label(): len(line.get_xdata()) for line in lines} == curves
+
+
+def test_training_curves_of_the_boosting_libraries() -> None:
+    """XGBoost and LightGBM where they were given rows to watch, CatBoost always."""
+    catboost, lightgbm, xgboost = (pytest.importorskip(name) for name in ("catboost", "lightgbm", "xgboost"))
+    X, y = load_breast_cancer(return_X_y=True)
+    watched = xgboost.XGBClassifier(n_estimators=6).fit(X, y, eval_set=[(X, y)], verbose=False)
+    assert [len(line.get_xdata()) for line in drawn(figures.of_learning(watched)).get_lines()] == [6]
+    watched = lightgbm.LGBMClassifier(n_estimators=6, verbose=-1).fit(X, y, eval_X=X, eval_y=y)
+    assert drawn(figures.of_learning(watched)).get_ylabel() == "binary_logloss"
+    alone = catboost.CatBoostClassifier(iterations=6, verbose=0, allow_writing_files=False).fit(X, y)
+    assert drawn(figures.of_learning(alone)).get_ylabel() == "Logloss"
+    assert figures.of_learning(xgboost.XGBClassifier(n_estimators=2).fit(X, y)) is None
+
+
+def test_tiles_carry_their_numbers(tmp_path: Path) -> None:
+    """One tile per cell that is not empty, a number in each, the first row on top."""
+    pipeline, part = classes(tmp_path, ("accuracy",), load_wine)
+    judged = TabularEvaluator().judge(pipeline, part)
+    axes = drawn(judged.figures["confusion"])
+    counts = judged.tables["confusion"].iloc[:, 1:].to_numpy()
+    assert [text.get_text() for text in axes.texts] == [str(count) for count in counts.ravel()]
+    assert len(axes.patches) == (counts > 0).sum()
+    assert axes.get_ylim() == (2.5, -0.5)
+    lines = drawn(judged.figures["calibration"]).get_lines()
+    assert [line.get_label() for line in lines[:4]] == ["predicted class", "benign", "malignant", "other"]
+
+
 # --- the guide's evaluator ------------------------------------------------------------------------------------
 
 
@@ -332,3 +400,61 @@ def test_evaluate_works_without_a_pipeline() -> None:
     assert BaseEvaluator().evaluate(np.ones((3, 2)) * [[1], [2], [3]], np.ones((3, 2)), metrics=["mae"])["mae_1"] == 1.0
     with pytest.raises(RecipeError, match="did you mean"):
         BaseEvaluator().evaluate(y, said, metrics=["accurcy"])
+
+
+# --- the page that tells how ------------------------------------------------------------------------------------------
+
+HOWTO = Path(__file__).parents[1] / "docs" / "howto" / "custom-metric-or-evaluator.md"
+
+
+@pytest.fixture
+def shop(project: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A project with the modules of the page, as typed there; with a parameter these entry points of theirs are installed."""
+    typed = re.findall(r"^```python file=(\S+)\n(.*?)^```$", HOWTO.read_text(), re.DOTALL | re.MULTILINE)
+    modules = {name.removesuffix(".py").replace("/", "."): text for name, text in typed}
+    assert set(modules) == {"shop.metrics", "shop.evaluator"}
+    install(project, "shop", modules, getattr(request, "param", {}))
+    with on_path(project, monkeypatch):
+        registry.refresh()
+        yield project
+    registry.refresh()
+
+
+def quickstart(project: Path, evaluation: str, rest: str = "") -> Path:
+    text = (project / "recipes" / "quickstart" / "quickstart.yaml").read_text().replace("name: quickstart", "name: mine")
+    path = project / "recipes" / "quickstart" / "mine.yaml"
+    path.write_text(text.replace("  metrics: [accuracy, roc_auc, f1]\n", evaluation) + rest)
+    return path
+
+
+@pytest.mark.parametrize("shop", [{"metric": {"missed_share": "shop.metrics:MISSED"}}], indirect=True, ids=["registered"])
+def test_a_metric_of_a_plugin_is_reported_and_tuned_for(shop: Path, command: Callable[..., Any]) -> None:
+    """It stands beside scikit-learn's, gets an interval, and is what the search minimises; one that is misspelt is refused."""
+    evaluation = """  metrics: [recall, missed_share]
+  evaluator: {name: tabular_evaluator, params: {intervals: 0.9, resamples: 100}}
+"""
+    path = quickstart(shop, evaluation, "hyperparameter_tuning: {n_trials: 2, metric: missed_share, folds: 2}\n")
+    path.write_text(path.read_text().replace("{max_iter: 1000}", "{max_iter: 1000, C: {type: float, low: 0.1, high: 1, default: 0.5}}"))
+    answer = command("train", "--recipe-file", path, "--json")
+    assert answer.code == 0, answer
+    assert answer.json["metrics"]["missed_share"] == pytest.approx(1 - answer.json["metrics"]["recall"], rel=1e-12)
+    table = pd.read_parquet(Path(answer.json["artifact"]) / "tables" / "intervals.parquet").set_index("metric")
+    assert table.loc["missed_share", "high"] == pytest.approx(1 - table.loc["recall", "low"], abs=0.05)
+    hpo = json.loads((Path(answer.json["artifact"]) / "hpo.json").read_text())
+    assert hpo["direction"] == "minimize"
+    path.write_text(path.read_text().replace("[recall, missed_share]", "[recall, mised_share]"))
+    refused = command("validate", "--recipe-file", path, "--json")
+    assert [error["slug"] for error in refused.json["errors"]] == ["unknown-metric"]
+
+
+def test_the_guides_evaluator_trains_as_typed(shop: Path, command: Callable[..., Any]) -> None:
+    """`evaluation.evaluator: {class_path}`: refused until its package is allowed; then its figure is in the metrics and of the baseline."""
+    path = quickstart(shop, "  metrics: [accuracy]\n  evaluator: {class_path: shop.evaluator.CustomEvaluator}\n")
+    allowed = "security.allowed_namespaces=[sklearn, shop]"
+    assert command("train", "--recipe-file", path, "--set", "security.allowed_namespaces=[sklearn]").code == 4
+    answer = command("train", "--recipe-file", path, "--set", allowed, "--json")
+    assert answer.code == 0, answer
+    table = pd.read_parquet(Path(answer.json["artifact"]) / "tables" / "predictions.parquet")
+    missed = ((table["actual"] == "malignant") & (table["prediction"] == "benign")).sum()
+    assert answer.json["metrics"] == {"accuracy": (table["actual"] == table["prediction"]).mean(), "custom_metric": 20.0 * missed}
+    assert answer.json["baselines"]["dummy"]["custom_metric"] == 20.0 * (table["actual"] == "malignant").sum()

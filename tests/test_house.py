@@ -49,7 +49,7 @@ def test_every_module_imports_from_lower_floors_only() -> None:
 @pytest.mark.parametrize(
     ("module", "line", "chain"),
     [
-        ("src/recipeline/recipe.py", "import recipeline.cli", "recipeline.recipe -> recipeline.cli"),
+        ("src/recipeline/recipe/__init__.py", "import recipeline.cli", "recipeline.recipe -> recipeline.cli"),
         ("src/recipeline/registry.py", "import recipeline.recipe", "recipeline.registry -> recipeline.recipe"),
         ("src/recipeline/errors.py", "import recipeline.stores.files", "recipeline.errors -> recipeline.stores.files"),
         ("src/recipeline/train.py", "import optuna", "recipeline.train -> optuna"),

@@ -26,6 +26,7 @@ def clean() -> Iterator[None]:
     """Logging as it was before, and no secrets left over."""
     root = logging.getLogger()
     level, levels = root.level, {name: logging.getLogger(name).level for name in (*logs.NOISY, "recipeline", "urllib3.connectionpool")}
+    logs.forget_secrets()
     yield
     logs.close()
     logs.forget_secrets()
@@ -179,6 +180,14 @@ def test_a_registered_secret_is_gone_whatever_stands_around_it(secret: str, befo
     assert secret not in logs.mask(before + secret + after).replace(logs.MASK, "") or secret in before + after
 
 
+def test_a_secret_does_not_hide_what_stands_beside_another() -> None:
+    """Whatever overlaps is masked from the first character to the last."""
+    logs.register_secret("pass", "hunter2", "me:hunter")
+    assert logs.mask("password: swordfish") == "***word: ***"
+    assert logs.mask("postgresql://me:hunter2hunter@host/db") == "postgresql://***@host/db"
+    assert logs.mask("hunter2 and hunter2") == "*** and ***"
+
+
 def test_short_values_are_no_secrets() -> None:
     """Masking every `1` would hide the log and protect nothing."""
     logs.register_secret("1", "abc", "")
@@ -243,3 +252,32 @@ def test_worker_threads_belong_to_the_only_run() -> None:
             ask()
             assert logs.current_run() == "two"
     assert seen == ["", "one", ""]
+
+
+def test_a_warning_that_libraries_repeat_is_one_line_once_in_a_run(stream: io.StringIO) -> None:
+    """On one line and without a path of this machine; the next run hears it again."""
+
+    def noise() -> None:
+        for number in range(5):
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")
+                name = "/home/somebody/lib/python3.11/site-packages/sklearn/linear_model/_logistic.py"
+                said = "penalty was deprecated in 1.8\n  and goes in 1.10;\nleave it out"
+                warnings.warn_explicit(said, FutureWarning, name, 400 + number)
+                warnings.warn("of our own", UserWarning, stacklevel=1)
+
+    logs.configure(stream=stream, environ={})
+    with logs.keep() as kept:
+        for run in ("aaaaaaaa11", "bbbbbbbb22"):
+            with logs.run(run):
+                noise()
+        text = kept.text()
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 4
+    assert text.splitlines() == lines
+    first, second, third, _ = lines
+    told = "FutureWarning: penalty was deprecated in 1.8 and goes in 1.10; leave it out (sklearn/linear_model/_logistic.py:400)"
+    assert first.endswith(f"WARNING py.warnings run=aaaaaaaa {told}")
+    assert re.search(r"UserWarning: of our own \(test_logs\.py:\d+\)$", second)
+    assert third.endswith(f"run=bbbbbbbb {told}")
+    assert "somebody" not in stream.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,7 @@ def test_every_planted_mistake_is_refused_at_its_line_and_typos_get_the_right_na
         for _ in range(3):
             for mistake in mistakes.planted(path.read_text(encoding="utf-8"), rng, classes=True):
                 planted[mistake.kind] += 1
-                problems = check(recipe.draft(mistake.text), configured)
+                problems = check(replace(recipe.draft(mistake.text), path=path), configured)  # its query stands beside it
                 line = mistake.text.split("\n")[mistake.line - 1]
                 said = f"seed {seed}, {path.stem}:{mistake.line} ({mistake.kind}): {line.strip()}\n    {[str(one) for one in problems]}"
                 if not problems or not mistakes.found(mistake, problems) or any(one.exit_code not in {3, 4} for one in problems):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from sklearn.preprocessing import (
     TargetEncoder,
 )
 
+from recipeline.components import preprocessing
 from recipeline.components.preprocessing import DefaultPreprocessor
 from recipeline.errors import DataError, RecipeError
 
@@ -346,3 +348,94 @@ def test_wide_frames_cost_no_work_per_column() -> None:
         return min(tries)
 
     assert best(400) < 10 * best(20)
+
+
+# --- texts that hardly are categories ---------------------------------------------------------------------------------
+
+
+def test_one_hot_columns_are_written_into_one_matrix() -> None:
+    """No second copy: the peak stays near the size of the matrix, which equals scikit-learn's."""
+    random = np.random.default_rng(3)
+    frame = pd.DataFrame({"x": random.normal(size=4000), "t": random.integers(0, 900, 4000).astype(str), "y": random.normal(size=4000)})
+    tracemalloc.start()
+    try:
+        made = DefaultPreprocessor().fit_transform(frame)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    by_hand = OneHotEncoder(sparse_output=False).fit_transform(frame[["t"]])
+    np.testing.assert_array_equal(made, np.hstack([frame[["x"]], by_hand, frame[["y"]]]))
+    assert peak < 1.3 * made.nbytes
+
+
+def test_only_text_gives_a_dense_matrix() -> None:
+    """One block, and a sparse one: what comes out is still an array."""
+    frame = pd.DataFrame({"t": ["a", "b", "a"]})
+    part = DefaultPreprocessor()
+    np.testing.assert_array_equal(part.fit_transform(frame), [[1, 0], [0, 1], [1, 0]])
+    np.testing.assert_array_equal(part.transform(pd.DataFrame({"t": ["z", "b"]})), [[0, 0], [0, 1]])
+
+
+def test_rare_values_share_a_column() -> None:
+    """As scikit-learn's `max_categories`; unseen values go there too, and names and saving keep working."""
+    frame = pd.DataFrame({"n": np.arange(60.0), "t": ["a"] * 30 + ["b"] * 20 + [f"r{at}" for at in range(10)], "k": ["u", "v"] * 30})
+    part = DefaultPreprocessor(max_categories=3)
+    made = part.fit_transform(frame)
+    encoder = OneHotEncoder(max_categories=3, handle_unknown="infrequent_if_exist", sparse_output=False)
+    np.testing.assert_array_equal(made, np.hstack([frame[["n"]], encoder.fit_transform(frame[["t", "k"]])]))
+    assert part.get_feature_names_out().tolist() == ["n", "t_a", "t_b", "t_infrequent_sklearn", "k_u", "k_v"]
+    again = skops.io.loads(skops.io.dumps(part), trusted=skops.io.get_untrusted_types(data=skops.io.dumps(part)))
+    new = pd.DataFrame({"n": [1.0], "t": ["never seen"], "k": ["u"]})
+    np.testing.assert_array_equal(again.transform(new), [[1, 0, 0, 1, 1, 0]])
+
+
+@pytest.mark.parametrize("most", [1, 0, True, "3"])
+def test_max_categories_is_a_number_above_one(most: Any) -> None:
+    """Anything else, or another strategy beside it, is said before data are read."""
+    assert [problem.key for problem in DefaultPreprocessor.check({"max_categories": most}, {}, "local")] == [("max_categories",)]
+    assert DefaultPreprocessor.check({"max_categories": 5}, {}, "local") == []
+    assert [problem.slug for problem in DefaultPreprocessor.check({"max_categories": 5, "categorical_strategy": "label"}, {}, "local")] == [
+        "ignored"
+    ]
+
+
+@pytest.mark.parametrize(("columns", "bytes_"), [(150, preprocessing.LARGEST), (preprocessing.WIDEST, 100_000)])
+def test_a_matrix_beyond_the_limit_is_refused(monkeypatch: pytest.MonkeyPatch, columns: int, bytes_: int) -> None:
+    """By columns or by bytes, with the column, the numbers and what to do; other strategies and rare values together pass."""
+    monkeypatch.setattr(preprocessing, "WIDEST", columns)
+    monkeypatch.setattr(preprocessing, "LARGEST", bytes_)
+    frame = pd.DataFrame({"sex": ["m", "f"] * 100, "customer": [f"c{at}" for at in range(200)]})
+    with pytest.raises(DataError, match=r"makes 202 columns .*200 of them of column 'customer'; exclude_cols: \[customer\]") as caught:
+        DefaultPreprocessor().fit(frame)
+    assert caught.value.slug == "too-many-categories"
+    assert DefaultPreprocessor(max_categories=10).fit_transform(frame).shape == (200, 12)
+    assert DefaultPreprocessor(categorical_strategy="label").fit_transform(frame).shape == (200, 2)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([str(age) for age in range(20, 60)] + ["?"], "is taken for text because of '?': 40 of its 41 different values are numbers"),
+        (["12.03.2024", "1.4.2024", "30.11.2023"], "look like dates, as '12.03.2024'"),
+        (["3/4/2024", "12/31/2023 10:30", "1/1/2024"], "look like dates"),
+        (["$12.50", "$1,300.00", "$7"], "look like amounts, as '$12.50'"),
+        (["12,5", "13,75", "1"], "look like amounts, as '12,5'"),
+        (["12 %", "13 %", "7 %"], "look like amounts"),
+        ([f"note {at}" for at in range(300)], "has 300 different texts in 300 rows"),
+        ([f"zip {at % 120}" for at in range(600)], "has 120 different texts and becomes 120 columns"),
+        (["a", "b", None], ""),
+        (["1a", "2b", "3c"], ""),
+        (["10", "20", "30"], ""),
+        ([f"zip {at % 100}" for at in range(600)], ""),
+    ],
+)
+def test_a_text_that_is_no_category_is_remarked(values: list[Any], said: str) -> None:
+    """One line with the column and what to do; none where nothing is odd, and none for a column that is meant so."""
+    frame = pd.DataFrame({"x": values, "number": 1.0})
+    remarks = DefaultPreprocessor().remarks(frame)
+    assert len(remarks) == bool(said)
+    if said:
+        assert said in remarks[0]
+        assert remarks[0].startswith("column 'x' ")
+        assert "\n" not in remarks[0]
+    assert DefaultPreprocessor(categorical_features=["x"]).remarks(frame) == []

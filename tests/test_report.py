@@ -242,7 +242,47 @@ def test_the_audit_of_the_split_is_told_to_its_depth(text):
     words = Page(text).text
     assert "groups shared 0" in words
     assert "checked yes" in words
-    assert "no (train 0.25)" in words
+    assert "classes train no 0.25" in words
+
+
+def test_class_shares_are_shown_in_full(content, tmp_path):
+    """Twelve classes with long names on two borders: a table of their own, numbered by fold, with nothing cut off."""
+    shares = {f"a class with a rather long name {number}": {"train": number / 100, "test": number / 50} for number in range(1, 13)}
+    borders = [{"train": 80, "test": 20, "classes": shares}, {"train": 81, "test": 19, "classes": shares}]
+    report.write(tmp_path / "r.html", replace(content, audit={"borders": borders}, hpo=None, figures={}, more_figures={}, tables={}))
+    words = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    assert "fold train test 0 80 20 1 81 19 fold classes train test 0 a class with a rather long name 1 0.01 0.02" in words
+    assert "1 a class with a rather long name 12 0.12 0.24" in words
+    assert "…" not in words.split("Split", 1)[1].split("Recipe", 1)[0]
+
+
+def test_cards_know_intervals_champions_and_targets(content, tmp_path):
+    """The interval of a single opening; as good as the champion is not worse; `rmse_Waist` is better when lower, as rmse is."""
+    table = pd.DataFrame({"metric": ["rmse", "mae"], "low": [0.8, np.nan], "high": [1.2, np.nan], "level": 0.95})
+    told = replace(
+        content,
+        metrics={"sealed": {"rmse": 1.0, "mae": 0.5, "rmse_Waist": 3.0}},
+        directions={"rmse": "minimize", "mae": "minimize"},
+        baselines={"dummy": {"rmse": 1.5, "mae": 0.5, "rmse_Waist": 2.0}, "champion": {"rmse": 1.0, "mae": 0.6, "rmse_Waist": 3.0}},
+        schema={"columns": [], "target": {"names": ["Waist", "Pulse"]}},
+        tables={"intervals": table, "long": pd.DataFrame({"a": range(50)})}, hpo=None, figures={}, more_figures={},
+    )  # fmt: skip
+    report.write(tmp_path / "r.html", told)
+    words = Page((tmp_path / "r.html").read_text(encoding="utf-8")).text
+    rmse, rest = words.split("Results sealed", 1)[1].split(" mae ", 1)
+    assert "95 %: 0.8000 to 1.200" in rmse
+    assert "not better" not in rmse
+    mae, waist = rest.split(" rmse_Waist ", 1)
+    assert "95 %" not in mae
+    assert "lower is better · not better than every baseline" in mae
+    assert "lower is better · not better than every baseline" in waist
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert page.index("<details open>\n<summary>intervals") < page.index("<details>\n<summary>long")
+    folds = [{"fold": "0", "rmse": 0.9}, {"fold": "1", "rmse": 1.1}]
+    report.write(tmp_path / "f.html", replace(told, folds=folds))
+    words = Page((tmp_path / "f.html").read_text(encoding="utf-8")).text
+    assert "95 %:" not in words
+    assert "Pictures and tables are of the last fold, 1." in words
 
 
 def test_folds_have_their_mean_and_standard_deviation(content, tmp_path):

@@ -462,6 +462,118 @@ def test_a_failing_call_moves_a_rung_down_and_the_ladder_climbs_again():
     assert steps.ttl == 3600.0
 
 
+def test_a_ladder_of_plain_callables_has_the_usual_breakers():
+    """Three failures, 300 s, three successes; answers of the top keep an hour, those below five minutes."""
+    clock, good = Clock(), set()
+
+    def service(name):
+        def call():
+            if name not in good:
+                raise Down(name)
+            return name
+
+        return call
+
+    steps = Ladder.of({name: service(name) for name in ("creative", "balanced", "fast")}, clock=clock, jitter=0.0)
+    good |= {"balanced", "fast"}
+    assert [steps.ask().tier for _ in range(3)] == ["balanced"] * 3
+    assert (steps.tier.name, steps.ttl) == ("balanced", 300.0)
+    good.add("creative")
+    clock.now += 299
+    assert steps.ask().tier == "balanced"
+    clock.now += 2
+    assert [steps.ask().tier for _ in range(3)] == ["creative"] * 3
+    assert steps.tiers[0].breaker.state == "closed"
+    assert steps.ttl == 3600.0
+
+
+USUAL = {"failures": 3, "rate": None, "requests": 5, "window": 300.0, "cooldown": 300.0, "growth": 2.0, "probes": 1, "successes": 3}
+
+
+class LadderMachine(RuleBasedStateMachine):
+    """A ladder of three against three references that are asked from the top, with a clock that only the machine moves."""
+
+    NAMES = ("creative", "balanced", "fast")
+
+    def __init__(self):
+        super().__init__()
+        self.clock = Clock()
+        self.broken = set()
+        self.models = {name: Reference(**USUAL) for name in self.NAMES}
+        self.real = Ladder.of({name: self.service(name) for name in self.NAMES}, clock=self.clock, jitter=0.0)
+
+    def service(self, name):
+        def call():
+            if name in self.broken:
+                raise Down(name)
+            return name
+
+        return call
+
+    @rule(name=st.sampled_from(NAMES), down=st.booleans())
+    def weather(self, name, down):
+        (self.broken.add if down else self.broken.discard)(name)
+
+    @rule(seconds=st.sampled_from([1.0, 150.0, 300.0, 700.0, 4000.0]))
+    def wait(self, seconds):
+        self.clock.now += seconds
+        for model in self.models.values():
+            model.tick(self.clock.now)
+
+    @rule()
+    def ask(self):
+        expected, asked = None, False
+        for name, model in self.models.items():
+            if not model.may(self.clock.now, name):
+                continue
+            asked, good = True, name not in self.broken
+            model.outcome(self.clock.now, good, model.era, name)
+            if good:
+                expected = name
+                break
+        if expected is not None:
+            answer = self.real.ask()
+            assert (answer.value, answer.tier) == (expected, expected)
+        else:
+            with pytest.raises(Down if asked else CircuitOpenError):
+                self.real.ask()
+
+    @invariant()
+    def same_rungs(self):
+        assert [tier.breaker.state for tier in self.real.tiers] == [model.state for model in self.models.values()]
+        at = next((place for place, model in enumerate(self.models.values()) if model.state != "open"), 2)
+        assert self.real.ttl == (3600.0 if at == 0 else 300.0)
+
+
+TestLadderAgainstReferences = LadderMachine.TestCase
+TestLadderAgainstReferences.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, derandomize=True)
+
+
+def test_eight_threads_on_one_ladder_agree_on_the_rung():
+    """The top fails throughout: asked three times and never more, whoever asks; every answer is from the second."""
+    clock, calls, lock = Clock(), [], threading.Lock()
+
+    def creative():
+        with lock:
+            calls.append(1)
+        raise Down
+
+    steps = Ladder.of({"creative": creative, "balanced": lambda: "text"}, clock=clock)
+    barrier, answers = threading.Barrier(8), []
+
+    def work():
+        barrier.wait()
+        for _ in range(40):
+            answers.append(steps.ask().tier)  # noqa: PERF401  appending is the point: from eight threads
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert answers == ["balanced"] * 320
+    assert 3 <= len(calls) <= 10  # three that opened it, and those of other threads that were under way
+    assert steps.tiers[0].breaker.state == "open"
+
+
 def test_a_hanging_tier_is_left_within_the_deadline():
     """The answer comes from the next rung before the whole deadline; the overstayer counts as a failure."""
     stop = threading.Event()
@@ -535,17 +647,21 @@ class CacheMachine(RuleBasedStateMachine):
     @initialize(size=st.integers(1, 4))
     def begin(self, size):
         self.clock, self.size = Clock(), size
-        self.real = StaleCache(size, ttl=10, stale=5, clock=self.clock)
-        self.model: list[list] = []  # [key, value, stored]
+        self.real = StaleCache(size, ttl=10, stale=5, budget=6, clock=self.clock)
+        self.model: list[list] = []  # [key, value, stored, weight]
 
     @rule(seconds=st.sampled_from([1.0, 4.0, 10.0, 15.0]))
     def wait(self, seconds):
         self.clock.now += seconds
 
-    @rule(key=st.integers(0, 5), value=st.integers())
-    def put(self, key, value):
-        self.real.put(key, value)
-        self.model = ([e for e in self.model if e[0] != key] + [[key, value, self.clock.now]])[-self.size :]
+    @rule(key=st.integers(0, 5), value=st.integers(), weight=st.sampled_from([1, 1, 2, 4, 7]))
+    def put(self, key, value, weight):
+        self.real.put(key, value, weight=weight)
+        self.model = [e for e in self.model if e[0] != key]
+        if weight <= 6:
+            self.model = [*self.model, [key, value, self.clock.now, weight]][-self.size :]
+        while sum(e[3] for e in self.model) > 6:
+            self.model.pop(0)
 
     @rule(key=st.integers(0, 5), stale_ok=st.booleans(), ttl=st.sampled_from([None, 2.0]))
     def get(self, key, stale_ok, ttl):
@@ -560,6 +676,7 @@ class CacheMachine(RuleBasedStateMachine):
     def bounded(self):
         if hasattr(self, "real"):
             assert len(self.real) == len(self.model) <= self.size
+            assert self.real.weight == sum(e[3] for e in self.model) <= 6
 
 
 TestCacheAgainstReference = CacheMachine.TestCase

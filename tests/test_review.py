@@ -15,8 +15,8 @@ import pytest
 
 import recipeline
 from recipeline import artifact, folds, registry, settings, tune, work
+from recipeline.components.classification import Classification, ClassificationInterface
 from recipeline.components.splitters import TimeSeriesSplit, TimeSplit
-from recipeline.components.tasks import Classification, ClassificationInterface
 from recipeline.contracts import Selected
 from recipeline.errors import Damaged, DataError, RecipelineError, TrainingFailed
 from recipeline.schema import InputSchema

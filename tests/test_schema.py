@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,6 +124,49 @@ def test_objects_no_model_can_take_are_refused_in_training() -> None:
     """Lists and mixed types are named when training data are described."""
     with pytest.raises(DataError, match="'x' holds mixed"):
         InputSchema.of(pd.DataFrame({"x": [1, "a", [2]]}), ["x"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "known"),
+    [
+        ("timestamp[ns][pyarrow]", "datetime"),
+        ("timestamp[s][pyarrow]", "datetime"),
+        ("date32[pyarrow]", "datetime"),
+        ("date64[pyarrow]", "datetime"),
+        ("timestamp[us, tz=UTC][pyarrow]", "datetime_utc"),
+        ("timestamp[ms, tz=Asia/Seoul][pyarrow]", "datetime_utc"),
+    ],
+)
+def test_times_of_arrow_are_times(dtype: str, known: str) -> None:
+    """What a reader with Arrow types gives is the same column as NumPy's, in training and at prediction."""
+    zone = "UTC" if "UTC" in dtype else "Asia/Seoul" if "Seoul" in dtype else None
+    plain = pd.Series(
+        pd.to_datetime(["2020-01-02", None, "2021-03-04"]).tz_localize(zone).astype(f"datetime64[ns, {zone}]" if zone else "datetime64[ns]")
+    )
+    arrow = pd.DataFrame({"t": plain.astype(dtype)}).set_axis([7, 8, 9])
+    schema = InputSchema.of(arrow, ["t"])
+    assert (schema.columns[0].dtype, schema.columns[0].nullable) == (known, True)
+    assert InputSchema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+    expected = (plain.dt.tz_convert("UTC") if zone else plain).set_axis([7, 8, 9])
+    pd.testing.assert_series_equal(schema.conform(arrow)["t"], expected, check_names=False)
+    pd.testing.assert_series_equal(InputSchema.of(pd.DataFrame({"t": plain}), ["t"]).conform(arrow)["t"], expected, check_names=False)
+
+
+def test_a_time_of_arrow_that_nanoseconds_cannot_hold_is_an_error() -> None:
+    """The year 9999 stands for `never` in many tables; it is not wrapped around."""
+    never = pd.DataFrame({"t": pd.Series([dt.date(9999, 12, 31)], dtype="date32[pyarrow]")})
+    with pytest.raises(DataError, match="time stamps that it cannot hold"):
+        InputSchema.of(never, ["t"]).conform(never)
+
+
+def test_decimals_of_arrow_are_numbers_and_its_clock_times_are_nothing() -> None:
+    """As Python's own decimals and times are."""
+    money = pd.DataFrame({"x": pd.Series([Decimal("1.50"), None], dtype=pd.ArrowDtype(pa.decimal128(8, 2)))})
+    schema = InputSchema.of(money, ["x"])
+    np.testing.assert_array_equal(schema.conform(money)["x"].to_numpy(), [1.5, np.nan])
+    clock = pd.DataFrame({"x": pd.Series([dt.time(12)], dtype=pd.ArrowDtype(pa.time64("us")))})
+    with pytest.raises(DataError, match="is of type time64"):
+        InputSchema.of(clock, ["x"])
 
 
 @given(

@@ -32,11 +32,12 @@ import pandas as pd
 import psutil
 import pytest
 import uvicorn
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from recipeline import measures, serve, settings
+from recipeline.components.classification import Classification
 from recipeline.components.preprocessing import DefaultPreprocessor
-from recipeline.components.tasks import Classification, Regression
+from recipeline.components.regression import Regression
 from recipeline.contracts import FitContext, Route
 from recipeline.errors import DataError, Problem, RecipeError, Refused, Unavailable, UsageError
 from recipeline.pipeline import Pipeline
@@ -907,6 +908,48 @@ def test_a_route_that_is_taken_is_a_mistake_before_the_start() -> None:
 
     with pytest.raises(RecipeError, match="/predict"):
         serve.app(numbers(Rude(), n=20, d=2)[0], configured())
+
+
+class Asking(BaseModel):
+    """A vector instead of columns."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"observation": [1.0, 2.0]}]})
+    observation: list[float]
+
+
+class Answering:
+    """A model that answers /predict in a form of its own, and says that it means to."""
+
+    def fit(self, X: Any, y: Any = None) -> Answering:
+        return self
+
+    def predict(self, X: Any) -> Any:
+        return np.zeros(len(X))
+
+    def routes(self) -> list[Route]:
+        return [Route("POST", "/predict", Asking, None, self.vector, summary="Act", instead=True)]
+
+    def vector(self, asked: Asking, version: str) -> dict[str, Any]:
+        return {"sum": sum(asked.observation), "version": version}
+
+
+def test_a_model_may_answer_predict_itself_and_rows_move_aside() -> None:
+    """What it is told as version is what rows are told; the printed command works; the interface shows both."""
+    pipeline, rows = numbers(Answering(), n=20, d=2)
+    gate = serve.app(pipeline, configured())
+    with started(gate) as ask:
+        headers = {"content-type": "application/json"}
+        words = shlex.split(curl(pipeline.schema, "http://x", secured=False, routes=pipeline.model.routes()))
+        assert "http://x/predict" in words
+        answer = ask("POST", "/predict", content=words[words.index("-d") + 1], headers=headers).json()
+        listed = ask("POST", "/predict/rows", content=rows.head(2).to_json(orient="records"), headers=headers).json()
+        assert answer == {"sum": 3.0, "version": listed["model_version"]}
+        assert len(listed["predictions"]) == 2
+        assert is_problem(ask("POST", "/predict", content='{"observation": "x"}', headers=headers), 422, "invalid-request")
+        paths = ask("GET", "/openapi.json").json()["paths"]
+        assert paths["/predict"]["post"]["summary"] == "Act"
+        assert "Answer" in str(paths["/predict/rows"]["post"]["responses"])
+        assert "/predict/rows" in ask("GET", "/docs").text
 
 
 # --- real sockets --------------------------------------------------------------------------------------------------------

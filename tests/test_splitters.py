@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from sklearn import model_selection as theirs
 
+from recipeline.components.classification import Classification
+from recipeline.components.regression import Regression
 from recipeline.components.splitters import CrossValidation, GroupSplit, TimeSeriesSplit, TimeSplit, TrainTestSplit
-from recipeline.components.tasks import Classification, Regression
 from recipeline.contracts import Selected
 from recipeline.errors import DataError
 

@@ -34,10 +34,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
+from recipeline.components.classification import Classification, best_threshold
 from recipeline.components.evaluators import TabularEvaluator
 from recipeline.components.preprocessing import DefaultPreprocessor
+from recipeline.components.regression import Regression
 from recipeline.components.splitters import TrainTestSplit
-from recipeline.components.tasks import Classification, Regression, best_threshold
 from recipeline.contracts import FitContext, Part
 from recipeline.errors import DataError, RecipeError
 from recipeline.pipeline import Pipeline

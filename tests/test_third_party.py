@@ -131,6 +131,7 @@ def test_a_forecaster_goes_the_whole_line(run: Callable[..., Any], project: Path
     assert rows["day"].min() == "2024-06-09"  # the day after the last one of the data
 
 
+@pytest.mark.slow
 def test_a_forecaster_is_tuned_and_the_search_prunes_it(run: Callable[..., Any], project: Path, tides: Path) -> None:
     """Trials that report a poor score at every epoch are stopped early; the iterations of the first fold are the clock."""
     pruning = "pruning: {enabled: true, n_startup_trials: 3, n_warmup_steps: 5}"
@@ -148,6 +149,7 @@ def test_a_forecaster_is_tuned_and_the_search_prunes_it(run: Callable[..., Any],
     assert 0.0001 <= trained.json["best_params"]["learning_rate"] <= 0.1
 
 
+@pytest.mark.slow
 def test_a_forecaster_killed_in_training_goes_on_from_its_checkpoint(
     run: Callable[..., Any], guest: Guest, project: Path, tides: Path
 ) -> None:

@@ -27,6 +27,8 @@ from recipeline.artifact import EXEMPT, verify
 from recipeline.errors import Conflict, DataError, Exhausted, RecipeError, Unavailable, UnknownRun, UsageError
 from recipeline.schema import Column, InputSchema
 from recipeline.stores import files
+from recipeline.tracking.search import search_client, search_sqlite
+from recipeline.tracking.store import store_of
 
 PROJECT = Path(__file__).parents[1]
 
@@ -340,9 +342,9 @@ def test_the_tables_say_what_the_client_says(home: settings.Settings, tmp_path: 
         run.finish()
         time.sleep(0.002)
     client(home).create_run("0")  # of somebody else
-    store = tracking._store(home)
+    store = store_of(home)
     for question in (("", None, None), ("", "a", None), ("", "b", "FINISHED"), ("", None, "FAILED"), (run.run_id[:7], None, None)):
-        short, long = tracking._search_sqlite(store, *question, 50), tracking._search_client(store, *question, 50)
+        short, long = search_sqlite(store, *question, 50), search_client(store, *question, 50)
         assert short == long
     assert [info.name for info in tracking.list_runs(home, 2)] == ["a", "b"]
     assert tracking.list_runs(home)[0].metrics == {"accuracy": 0.25}

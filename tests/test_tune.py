@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 from recipeline import recipe as recipes
 from recipeline import tune
-from recipeline.contracts import Silent
+from recipeline.contracts import Progress, Silent
 from recipeline.errors import Conflict, Damaged, DataError, Exhausted, TrainingFailed, Unavailable
 from recipeline.recipe import Pruning, Range, Tuning
 from recipeline.stores import files
@@ -327,7 +328,8 @@ def test_a_failed_trial_keeps_its_reason_and_the_search_goes_on(tmp_path):
     assert tuned.failed_trials == sum(trial["value"] is None for trial in tuned.history) > 3
     assert tuned.total_trials == 40
     assert [fields["number"] for name, fields in ear.events if name == "trial"] == list(range(40))
-    assert ear.done == [(number + 1, 40, "trials") for number in range(40)]
+    assert [said[:2] for said in ear.done] == [(number + 1, 40) for number in range(40)]
+    assert all(re.fullmatch(r"trials, best -?[\d.e-]+", said[2]) for said in ear.done)
 
 
 def test_when_every_trial_fails_the_training_fails_with_the_commonest_reason(tmp_path):
@@ -600,3 +602,40 @@ def test_optuna_says_nothing_and_keeps_the_callers_level(tmp_path, capfd):
 def test_only_this_module_loads_optuna_and_only_when_it_searches():
     code = "import sys, recipeline.tune; assert 'optuna' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+
+
+def test_workers_that_make_the_tables_at_the_same_moment_do_not_stumble(tmp_path):
+    """Six processes on a database that is not there yet: a table that another has just made is no error."""
+    code = "import sys\nfrom recipeline.tune import _Shared\nsys.stdin.read()\n_Shared(sys.argv[1]).close()\n"
+    storage = f"sqlite:///{tmp_path / 'studies.db'}"
+    workers = [
+        subprocess.Popen([sys.executable, "-c", code, storage], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(6)
+    ]
+    time.sleep(1)
+    for worker in workers:
+        worker.stdin.close()
+    errors = [worker.stderr.read() for worker in workers]
+    for worker in workers:
+        worker.stderr.close()
+    assert [worker.wait(60) for worker in workers] == [0] * 6, errors
+
+
+def test_a_trial_that_its_first_seed_prunes_does_not_train_the_others() -> None:
+    """With `seeds_per_trial`, the iterations of the first training are the clock; nobody waits for the rest."""
+    from recipeline.folds import Trial
+
+    trained: list[int] = []
+
+    def scored(values: object, training: object, held: object, part: object, seed: int, heard: Progress) -> float:
+        trained.append(seed)
+        heard.report(1, 0.0)
+        return 0.5
+
+    trial = object.__new__(Trial)
+    trial.seeds, trial.folds = range(7, 10), [(None, None, None)]  # type: ignore[assignment]
+    trial._scored = scored  # type: ignore[method-assign]
+    assert trial.score({}, lambda step, value: False) == 0.5
+    assert trained == [7, 8, 9]
+    with pytest.raises(tune.Pruned):
+        trial.score({}, lambda step, value: True)
+    assert trained[3:] == [7]

@@ -1,5 +1,11 @@
 """`python -m recipeline …` is the same as `recipeline …`."""
 
-from recipeline.cli import main
+import sys
 
-raise SystemExit(main())
+if __name__ == "__main__":
+    try:
+        from recipeline.cli import main
+    except KeyboardInterrupt:  # before `main` can answer it: nothing is begun yet
+        sys.stderr.write("error[interrupted]: interrupted\n")
+        raise SystemExit(130) from None
+    raise SystemExit(main())

@@ -28,6 +28,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from recipeline import boosters
 from recipeline.contracts import Kept
 from recipeline.errors import Damaged, RecipelineError, Refused, TrainingFailed
 from recipeline.pipeline import Pipeline, words
@@ -41,10 +42,10 @@ FORMAT = 1
 EXEMPT = frozenset({MANIFEST, "registered_model_meta"})
 """Files that the manifest does not list: itself, and the one that MLflow writes into a folder it loads by `models:/`."""
 
-PLAIN = frozenset({"sklearn", "numpy", "scipy", "xgboost", "lightgbm", "catboost", "builtins", "recipeline", "pandas"})
+PLAIN = frozenset({"sklearn", "numpy", "scipy", "xgboost", "lightgbm", "catboost", "causalml", "builtins", "recipeline", "pandas"})
 """Packages whose estimators skops can keep; a part that holds an object of another one and cannot keep itself is pickled."""
 
-TRUSTED = tuple(
+TRUSTED = boosters.TRUSTED + tuple(
     """
     numpy.dtype numpy.mean
     scipy._lib.array_api_compat.numpy._aliases.asarray scipy.interpolate._bsplines.BSpline
@@ -54,7 +55,7 @@ TRUSTED = tuple(
     sklearn._loss.link.MultinomialLogit sklearn._loss.loss.HalfBinomialLoss sklearn._loss.loss.HalfGammaLoss
     sklearn._loss.loss.HalfMultinomialLoss sklearn._loss.loss.HalfPoissonLoss sklearn._loss.loss.HalfSquaredError
     sklearn._loss.loss.HalfTweedieLoss sklearn._loss.loss.HalfTweedieLossIdentity
-    sklearn.calibration._CalibratedClassifier sklearn.calibration._SigmoidCalibration
+    sklearn.calibration._CalibratedClassifier sklearn.calibration._SigmoidCalibration sklearn.calibration._TemperatureScaling
     sklearn.cluster._bisect_k_means._BisectingTree sklearn.cluster._kmeans._kmeans_single_elkan sklearn.cluster._kmeans._kmeans_single_lloyd
     sklearn.ensemble._hist_gradient_boosting.binning._BinMapper sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor
     sklearn.feature_selection._univariate_selection.chi2 sklearn.feature_selection._univariate_selection.f_classif
@@ -70,13 +71,33 @@ TRUSTED = tuple(
     sklearn.neural_network._stochastic_optimizers.AdamOptimizer sklearn.neural_network._stochastic_optimizers.SGDOptimizer
     sklearn.tree._tree.Tree sklearn.utils._bunch.Bunch
     sklearn.utils._metadata_requests.MetadataRequest sklearn.utils._metadata_requests.MethodMetadataRequest
-    xgboost.core.Booster lightgbm.basic.Booster
     recipeline.components.preprocessing.DefaultPreprocessor
+    recipeline.components.metalearners.ConstantEffect recipeline.components.metalearners.SLearner
+    recipeline.components.metalearners.TLearner
+    causalml.inference.meta.drlearner.BaseDRClassifier causalml.inference.meta.drlearner.BaseDRRegressor
+    causalml.inference.meta.drlearner.XGBDRRegressor causalml.inference.meta.rlearner.BaseRClassifier
+    causalml.inference.meta.rlearner.BaseRRegressor causalml.inference.meta.rlearner.XGBRClassifier
+    causalml.inference.meta.rlearner.XGBRRegressor causalml.inference.meta.slearner.BaseSClassifier
+    causalml.inference.meta.slearner.BaseSRegressor causalml.inference.meta.tlearner.BaseTClassifier
+    causalml.inference.meta.tlearner.BaseTRegressor causalml.inference.meta.tlearner.MLPTRegressor
+    causalml.inference.meta.tlearner.XGBTClassifier causalml.inference.meta.tlearner.XGBTRegressor
+    causalml.inference.meta.xlearner.BaseXClassifier causalml.inference.meta.xlearner.BaseXRegressor
+    causalml.propensity.ElasticNetPropensityModel sklearn.model_selection._split.KFold
+    sklearn.model_selection._split.StratifiedKFold xgboost.sklearn.XGBClassifier xgboost.sklearn.XGBRegressor
+    recipeline.components.forecasters.LaggedRegression recipeline.components.forecasters.SeasonalNaive
+    recipeline.timeseries.frames.Layout
     """.split()  # noqa: SIM905  # a table is read more easily than sixty quoted lines
 )
 """What skops meets in honest estimators and does not trust by itself. A fixed table: never what a file asks for."""
 
+HOLDING = frozenset({"causalml.inference.meta.slearner.LRSRegressor"})
+"""Classes of these packages that hold objects of another one once they are fitted (statsmodels)."""
+
+PICKLING = frozenset({"causalml"})
+"""Packages whose own `save` and `load` are pickles, which would go past the signature: their parts go through skops."""
+
 FILES = {"skops": "part.skops", "cloudpickle": "part.pkl"}
+SHORTEST_SECRET = 8
 VERSIONED = ("recipeline", "numpy", "pandas", "scikit-learn", "skops", "optuna", "mlflow", "pyarrow")
 
 
@@ -89,9 +110,12 @@ def keep(part: Any, folder: Path, role: str, binding: str) -> None:
     binding  what ties the parts of one pipeline together; a part of another run is refused at reading
     """
     kind = type(part)
-    about = {"role": role, "class": f"{kind.__module__}.{kind.__qualname__}", "binding": binding}
+    about: dict[str, Any] = {"role": role, "class": f"{kind.__module__}.{kind.__qualname__}", "binding": binding}
+    libraries = sorted({boosters.library(type(one)) or "" for one in boosters.inside(part)})
+    if libraries:
+        about["versions"] = {name: importlib.metadata.version(name) for name in libraries}
     folder.mkdir(parents=True)
-    if isinstance(part, Kept):
+    if _keeps_itself(kind):
         part.save(folder)
         about["format"] = "own"
     else:
@@ -128,6 +152,8 @@ def take_up(folder: Path, role: str, binding: str, find: Callable[[str], type], 
     about = json.loads((folder / "part.json").read_text(encoding="utf-8"))
     if about["binding"] != binding or about["role"] != role:
         raise Damaged(f"parts/{role} belongs to another run", hint="restore the artifact; parts of two runs do not mix")
+    written = about.get("versions", {})
+    _compare_versions(written, {name: found for name in written if (found := _installed(name))})
     part = _read(folder, role, about, find, pickles=pickles)
     kind = type(part)
     if about["class"] != f"{kind.__module__}.{kind.__qualname__}":
@@ -140,6 +166,8 @@ def take_up(folder: Path, role: str, binding: str, find: Callable[[str], type], 
 def _read(folder: Path, role: str, about: Mapping[str, str], find: Callable[[str], type], *, pickles: bool) -> Any:
     if about["format"] == "own":
         kept: Any = find(about["class"])
+        if not _keeps_itself(kept):
+            raise Damaged(f"parts/{role} holds a {kept.__qualname__}, which does not keep itself", hint="restore the artifact")
         return kept.load(folder)
     if about["format"] == "cloudpickle":
         if not pickles:
@@ -161,6 +189,11 @@ def _read(folder: Path, role: str, about: Mapping[str, str], find: Callable[[str
         raise TrainingFailed(f"parts/{role} cannot be kept safely: {words(error)}", slug="untrusted-type") from error
 
 
+def _keeps_itself(kind: type) -> bool:
+    """Whether a part has a `save` and `load` that may be used."""
+    return issubclass(kind, Kept) and str(kind.load.__module__).partition(".")[0] not in PICKLING
+
+
 def _foreign(part: Any) -> str:
     """The first class inside a part, by its parameters, that skops does not know; empty if there is none."""
     seen: set[int] = set()
@@ -177,10 +210,11 @@ def _foreign(part: Any) -> str:
             todo.extend(value.values())
             continue
         kind = value if isinstance(value, type) else type(value)
-        if kind.__module__.partition(".")[0] not in PLAIN:
-            return f"{kind.__module__}.{kind.__qualname__}"
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        if kind.__module__.partition(".")[0] not in PLAIN or name in HOLDING:
+            return name
         if callable(getattr(value, "get_params", None)) and not isinstance(value, type):
-            todo.extend(value.get_params(deep=False).values())
+            todo.extend(boosters.held(value))
     return ""
 
 
@@ -191,6 +225,33 @@ def save_parts(pipeline: Pipeline, folder: Path, binding: str) -> None:
         part = getattr(pipeline, role)
         if part is not None:
             keep(part, folder / "parts" / role, role, binding)
+
+
+def refuse_secrets(folder: Path, secrets: Mapping[str, str]) -> None:
+    """Raise TrainingFailed where a saved part holds a secret that the configuration gave it; `secrets` by their keys.
+
+    Artifacts are copied, tracked and handed on. Secrets of fewer than eight characters are not looked for: any file may hold them.
+    """
+    looked_for = {
+        key: {value.encode(), json.dumps(value)[1:-1].encode()} for key, value in secrets.items() if len(value) >= SHORTEST_SECRET
+    }
+    for name in _walk(folder) if looked_for else ():
+        data = _unpacked(folder / name)
+        for key, forms in looked_for.items():
+            if any(form in data for form in forms):
+                hint = "keep it out of what the part saves: a variable of the environment can be read where it is used"
+                raise TrainingFailed(f"{name} would hold the secret {key}", hint=hint, slug="secret-in-artifact")
+
+
+def _unpacked(path: Path) -> bytes:
+    """The bytes of a file, members of an archive included."""
+    import zipfile
+
+    data = path.read_bytes()
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            data += b"".join(archive.read(member) for member in archive.namelist())
+    return data
 
 
 # --- manifest --------------------------------------------------------------------------------------------------------
@@ -207,13 +268,16 @@ class Manifest:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # run from a folder that was never installed: the version is then simply not known
-    return found
+    known = {name: version for name in VERSIONED if (version := _installed(name))}
+    return {"python": platform.python_version(), **known}
+
+
+def _installed(name: str) -> str | None:
+    """The version of a distribution; None where it was never installed, as for a folder that is run from."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def git_commit(folder: Path) -> str | None:
@@ -269,9 +333,9 @@ def verify(folder: Path) -> Manifest:
     try:
         data = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         listed, binding, signature = dict(data.pop("files")), str(data.pop("binding")), str(data.pop("signature", ""))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise Damaged(f"no {MANIFEST}", hint="this is not a complete artifact", where=folder.name) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise Damaged(f"{MANIFEST} cannot be read", hint="restore the artifact", where=folder.name) from error
     if data.get("format") != FORMAT:
         raise Damaged(f"{MANIFEST} has format {data.get('format')}, this version reads {FORMAT}", where=folder.name)
@@ -283,14 +347,15 @@ def verify(folder: Path) -> Manifest:
             raise Damaged(f"{name} was not written with this artifact", hint="remove it or restore the artifact", where=folder.name)
         if files.sha256(folder / name) != listed[name]:
             raise Damaged(f"{name} differs from what was written", hint="restore the artifact", where=folder.name)
-    _compare_versions(data.get("versions", {}))
+    then, now = data.get("versions", {}), versions()
+    _compare_versions(then, {name: now[name] for name in ("scikit-learn", "numpy", "python") if name in now})
     return Manifest(binding, listed, data, signature)
 
 
-def _compare_versions(then: Mapping[str, str]) -> None:
-    now = versions()
-    for name in ("scikit-learn", "numpy", "python"):
-        if name in then and name in now and then[name].split(".")[:2] != now[name].split(".")[:2]:
+def _compare_versions(then: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Another minor version reads what was written, and may predict otherwise: said with both."""
+    for name in now:
+        if name in then and then[name].split(".")[:2] != now[name].split(".")[:2]:
             log.warning("the artifact was written with %s %s, this is %s", name, then[name], now[name])
 
 

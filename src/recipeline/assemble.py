@@ -9,10 +9,15 @@ What the engine supplies itself, to any part whose constructor asks for it, and 
     context_params      the values of `--context-params`
     interface           `model.data_interface` as the recipe writes it
     registered_metrics  the metrics of the group `recipeline.metric` that the recipe names, for evaluators that can report any
+    validation          the arguments of `evaluation.validation`, for evaluators that do themselves what the method asks for
+
+An argument that a class names in `factories` is not given the part that the recipe writes there, but a function that builds it
+anew at every call: for what is needed in copies, as environments are.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,8 +26,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from recipeline import registry, signatures
-from recipeline.contracts import takes_context
+from recipeline import boosters, logs, registry, signatures
+from recipeline.contracts import Placed, takes_context
 from recipeline.document import validation_problems
 from recipeline.errors import Key, MissingLibrary, Problem, RecipeError, RecipelineError, did_you_mean, dotted, nearest
 from recipeline.recipe import MISSING, TUNING, Draft, Named, PartSpec, Range, Recipe, Values
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("recipeline")
 
-ENGINE = ("places", "context_params", "interface", "registered_metrics")
+ENGINE = ("places", "context_params", "interface", "registered_metrics", "validation")
 SEEDED = ("model", "preprocessor", "splitter", "part")
 INTERFACE: Key = ("model", "data_interface")
 METRICS: Key = ("evaluation", "metrics")
@@ -54,27 +59,51 @@ def check(recipe: Draft | Recipe, settings: Settings, *, fast: bool = False) -> 
 
     Imports only what the recipe names; with `fast` nothing of it: names and the allow-list are compared as text.
     """
+    return list(examine(recipe, settings, fast=fast).problems)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What can be said of a recipe before any data are read.
+
+    problems    sorted by line
+    parameters  what its source reads from `--context-params`: name -> whether it cannot do without it
+    """
+
+    problems: tuple[Problem, ...]
+    parameters: Mapping[str, bool]
+
+
+def examine(recipe: Draft | Recipe, settings: Settings, *, fast: bool = False, params: Mapping[str, Any] | None = None) -> Findings:
+    """As `check`, and what parameters the source of the recipe has.
+
+    params  values of `--context-params`: where they are given, the query made of them is checked as well
+    """
     work = _Assembly(recipe if isinstance(recipe, Draft) else recipe.draft(), settings)
+    parameters: Mapping[str, bool] = NOTHING
     if fast:
         work.look()
     else:
         work.inspect()
         if not work.problems:
             try:
-                work.components(NOTHING)
+                work.components(params or NOTHING)
             except RecipeError as error:
                 work.problems += map(work.located, error.problems)
-    return sorted(dict.fromkeys(work.problems), key=lambda p: (p.file, p.line, p.column, p.slug))
+        parameters = work.parameters(params)
+    return Findings(tuple(sorted(dict.fromkeys(work.problems), key=lambda p: (p.file, p.line, p.column, p.slug))), parameters)
 
 
-def assemble(recipe: Recipe, settings: Settings, *, params: Mapping[str, Any] = NOTHING) -> Components:
+def assemble(recipe: Recipe, settings: Settings, *, params: Mapping[str, Any] = NOTHING, kept: Path | None = None) -> Components:
     """Look up, check and build everything that a recipe names.
 
     params  the values of `--context-params`, handed to parts that ask for `context_params`
+    kept    the folder in which an artifact keeps the queries of its run: they are read instead of the project's
 
     Raises RecipeError with every mistake at once, MissingLibrary where an optional library is all that is missing.
     """
-    work = _Assembly(recipe.draft(), settings)
+    logs.register_secret(*settings.secrets())
+    work = _Assembly(recipe.draft(), settings, kept)
     work.inspect()
     if work.problems:
         if work.missing is not None and len(work.problems) == 1:
@@ -86,7 +115,7 @@ def assemble(recipe: Recipe, settings: Settings, *, params: Mapping[str, Any] = 
         components = work.components(params)
     except RecipeError as error:
         raise RecipeError([work.located(problem) for problem in error.problems]) from error
-    work.warn()
+    work.warn(params)
     return components
 
 
@@ -139,6 +168,14 @@ class Components:
         named = (work.draft.model, work.draft.loader, work.draft.augmenter, work.preprocessor, work.splitter, work.evaluator)
         return tuple(spec for spec in named if spec is not None)
 
+    def settle(self, pipeline: Any) -> Any:
+        """The same pipeline, read from an artifact, its parts told what the configuration of today says (`contracts.Placed`)."""
+        for role, spec in (("preprocessor", self._work.preprocessor), ("model", self._work.draft.model)):
+            part = getattr(pipeline, role)
+            if spec is not None and isinstance(part, Placed):
+                part.settle(**self._work.of_the_place(spec, part))
+        return pipeline
+
     def signature(self, spec: PartSpec) -> signatures.Signature:
         """The constructor arguments of a part of this recipe."""
         return signatures.signature(self._work.find(spec.role, spec.reference, spec.reference_key))
@@ -148,6 +185,12 @@ class Components:
         made = self._work.find(spec.role, spec.reference, spec.reference_key)
         given = {**self._work.configured(spec), **spec.arguments}
         return spec.role in SEEDED and _unseeded(made, signatures.signature(made), given)
+
+    def added(self, spec: PartSpec) -> dict[str, Any]:
+        """Arguments that a part gets from the engine, where the recipe leaves them out (`boosters.supplied`)."""
+        made = self._work.find(spec.role, spec.reference, spec.reference_key)
+        takes = signatures.signature(made)
+        return boosters.supplied(made, {takes.meaning(name) for name in (*self._work.configured(spec), *spec.arguments)})
 
     def defaults(self) -> dict[str, Any]:
         """What `pipeline({})` takes for each range, by its name: trial 0. A chosen part is told by its label."""
@@ -165,8 +208,8 @@ class Components:
 class _Assembly:
     """One recipe with its classes: each is looked up once, by role and reference."""
 
-    def __init__(self, draft: Draft, settings: Settings) -> None:
-        self.draft, self.settings = draft, settings
+    def __init__(self, draft: Draft, settings: Settings, kept: Path | None = None) -> None:
+        self.draft, self.settings, self.kept = draft, settings, kept
         self.allow = allow_list(settings)
         self.problems: list[Problem] = list(draft.problems)
         self.missing: MissingLibrary | None = None
@@ -237,8 +280,38 @@ class _Assembly:
         for default in (self.preprocessor, self.splitter, self.evaluator):
             if default is not None and default not in draft.roots():
                 self.part(default, None)
+        self.check_model()
+        self.check_unsearched()
+        self.check_agreement()
         self.check_tuning_keys()
         self.check_metrics()
+
+    def check_model(self) -> None:
+        """Whether the model is one that the task can fit (`Task.suits`)."""
+        model, suits = self.draft.model, getattr(self.task, "suits", None)
+        made = None if model is None else self.classes.get((model.role, model.reference))
+        if model is None or made is None or suits is None:
+            return
+        if problem := suits(made):
+            self.problems.append(self.located(replace(problem, key=model.reference_key)))
+
+    def check_unsearched(self) -> None:
+        """Arguments of the model that the task must know before the data are cut (`Task.unsearched`)."""
+        arguments = self.draft.model.arguments if self.draft.model is not None else NOTHING
+        for name in getattr(self.task, "unsearched", ()):
+            if isinstance(arguments.get(name), Range):
+                what = f"{name} decides how the data are cut for {self.draft.task_type}, so it cannot be searched"
+                self.report("not-searchable", arguments[name].key, what, "write one value")
+
+    def check_agreement(self) -> None:
+        """What model and loader must have in common (`Task.agree`), which neither of them can know alone."""
+        agree, model, loader = getattr(self.task, "agree", None), self.draft.model, self.draft.loader
+        if agree is None or model is None or loader is None:
+            return
+        for problem in agree(_arguments(model), _arguments(loader)):
+            role, *rest = problem.key
+            spec = model if role == "model" else loader
+            self.problems.append(self.located(replace(problem, key=(*spec.key_of(str(rest[0])), *rest[1:]))))
 
     @property
     def preprocessor(self) -> PartSpec | None:
@@ -379,6 +452,11 @@ class _Assembly:
             self.given[named] = NOTHING if entry is None else self.settings.part(entry.role, entry.name)
         return self.given[named]
 
+    def of_the_place(self, spec: PartSpec, part: Placed) -> dict[str, Any]:
+        """What the configuration, and not the recipe, gives to a part."""
+        given = {name: value for name, value in self.configured(spec).items() if name in part.placed}
+        return given | ({"places": self.places} if "places" in signatures.signature(type(part)).names else {})
+
     def part(self, spec: PartSpec, parent: type | None) -> None:
         """Check one part and every part inside its arguments."""
         made = self.find(spec.role, spec.reference, spec.reference_key or spec.key)
@@ -395,7 +473,11 @@ class _Assembly:
             return
         self.check_names(spec, takes, configured)
         for name, value in spec.arguments.items():
-            if takes.accepts(name):
+            word = takes.meaning(name)
+            if value and (unusable := boosters.unusable(made, word, nested=spec.role != "model", held_back=self.holds_rows_back())):
+                why, instead = unusable
+                self.report("unusable-argument", spec.key_of(name), f"{takes.owner} cannot use {name}: {why}", instead)
+            elif takes.accepts(name):
                 self.check_value(made, takes.meaning(name), value, spec.key_of(name))
         foreign = parent is not None and hasattr(parent, "fit") and not takes_context(parent)
         if parent is not None and foreign and hasattr(made, "fit") and takes_context(made):
@@ -404,13 +486,26 @@ class _Assembly:
         if len(self.problems) == before:
             self.ask(made, spec, configured)
 
+    def holds_rows_back(self) -> bool:
+        """Whether the validation method keeps rows of the training side from fitting; one that cannot be told by a number may."""
+        spec = self.draft.validation
+        made = None if spec is None else self.find("splitter", spec.reference, spec.reference_key)
+        if spec is None or made is None:
+            return False
+        return bool(spec.arguments.get("calibration_size")) or "calibration_size" not in signatures.signature(made).names
+
     def check_names(self, spec: PartSpec, takes: signatures.Signature, configured: Mapping[str, Any]) -> None:
-        visible = [name for name in (*takes.names, *takes.aliases) if name not in ENGINE]
+        made = self.classes.get((spec.role, spec.reference))
+        placed = tuple(getattr(made, "placed", ()))
+        visible = [name for name in (*takes.names, *takes.aliases) if name not in (*ENGINE, *placed)]
         given: dict[str, str] = {}
         for name in spec.arguments:
             key = spec.key_of(name)
             if name in ENGINE and name in takes.names:
                 self.report("unknown-key", key, f"the engine itself supplies {name}", "remove it")
+            elif name in placed:
+                hint = f"write it in the configuration, under parts.{spec.role}.{spec.reference}"
+                self.report("not-in-recipe", key, f"{name} belongs to the place, not to the recipe", hint)
             elif not takes.accepts(name):
                 what = f"{takes.owner} has no such argument"
                 self.report("unknown-key", key, what, did_you_mean(name, visible), suggestion=nearest(name, visible))
@@ -459,6 +554,10 @@ class _Assembly:
             return
         if any(True for _ in (*_direct([value]), *_ranges_here(value))):
             return  # what stands inside is checked on its own
+        if name == "memory" and isinstance(value, str) and made.__module__.startswith("sklearn."):
+            what = "a cache folder of joblib is read by pickle: whoever may write there can run any program here"
+            self.problems.append(self.located(Problem("refused", key, what, "leave memory out", "value", exit_code=4)))
+            return
         wrong = signatures.complaint(made, name, value)
         if wrong:
             hint = f"did you mean {wrong.suggestion}? " if wrong.suggestion else ""
@@ -505,10 +604,38 @@ class _Assembly:
             return
         takes = signatures.signature(made)
         params = dict(configured) | {name: _plain(value, takes.defaults.get(name)) for name, value in spec.arguments.items()}
-        for problem in question(params, dict(self.draft.interface or {}), self.settings.environment):
+        wanted = {"places": self.places} if "places" in inspect.signature(question).parameters else {}
+        for problem in question(params, dict(self.draft.interface or {}), self.settings.environment, **wanted):
+            if problem.file:  # of a file of its own
+                self.problems.append(problem)
+                continue
             first, *rest = problem.key or ("",)
+            if first in configured and first not in spec.arguments:
+                where = ("parts", spec.role, spec.reference, *problem.key)
+                self.problems.append(self.settings.locate(replace(problem, key=where)))
+                continue
             key = (*spec.key_of(str(first)), *rest) if problem.key else spec.key
             self.problems.append(self.located(replace(problem, key=key)))
+
+    def parameters(self, given: Mapping[str, Any] | None) -> Mapping[str, bool]:
+        """What the source reads from `--context-params`; its mistakes, as far as files and texts show them, are reported."""
+        spec = self.draft.loader
+        made = None if spec is None else self.classes.get((spec.role, spec.reference))
+        wrong = any(problem.key[: len(spec.key)] == spec.key for problem in self.problems) if spec is not None else True
+        if spec is None or made is None or wrong or not hasattr(made, "parameters"):
+            return NOTHING
+        key = spec.key_of("source_uri") if "source_uri" in spec.arguments else spec.key
+        try:
+            return dict(self.build(spec, given or NOTHING, NOTHING).parameters(given))
+        except RecipeError as error:
+            for problem in error.problems:
+                problem = self.settings.locate(problem)
+                elsewhere = problem.file or problem.key[:1] == ("context_params",)
+                self.problems.append(problem if elsewhere else self.located(replace(problem, key=key, at="value")))
+        except RecipelineError as error:
+            what = ": ".join(filter(None, (error.where, error.message)))
+            self.report(error.slug, key, what, error.hint, "value", exit_code=error.code)
+        return NOTHING
 
     # --- building ---
 
@@ -540,13 +667,17 @@ class _Assembly:
         """The object that a spec describes, everything inside it built first."""
         made = self.find(spec.role, spec.reference, spec.reference_key)
         takes = signatures.signature(made)
-        arguments: dict[str, Any] = dict(self.configured(spec))
+        # By the constructor's own word: of `eta` beside its own default of learning_rate, LightGBM ignores `eta` and says nothing.
+        arguments: dict[str, Any] = {takes.meaning(name): value for name, value in self.configured(spec).items()}
         for name, raw in spec.arguments.items():
+            if isinstance(raw, PartSpec) and takes.meaning(name) in getattr(made, "factories", ()):
+                arguments[takes.meaning(name)] = partial(self.build, raw, params, values)
+                continue
             value = self.value(raw, params, values)
             if value is MISSING and name in takes.required and isinstance(raw, Range):
                 value = raw.low  # there is no default to leave it to
             if value is not MISSING:
-                arguments[name] = signatures.coerced(made, takes.meaning(name), value)
+                arguments[takes.meaning(name)] = signatures.coerced(made, takes.meaning(name), value)
         if "places" in takes.names:
             arguments["places"] = self.places
         if "context_params" in takes.names:
@@ -555,8 +686,11 @@ class _Assembly:
             arguments["interface"] = dict(self.draft.interface or {})
         if "registered_metrics" in takes.names:
             arguments["registered_metrics"] = self.registered_metrics()
+        if "validation" in takes.names:
+            arguments["validation"] = dict(self.splitter.arguments)
         if spec.role in SEEDED and _unseeded(made, takes, arguments):
             arguments["random_state"] = self.draft.seed
+        arguments |= boosters.supplied(made, arguments)
         try:
             return made(**arguments)
         except RecipelineError:
@@ -605,7 +739,12 @@ class _Assembly:
         folder = self.draft.path.parent if self.draft.path is not None else settings.project
         adapters = {name: self.adapter(name) for name in settings.data_adapters.adapters}
         return Places(
-            project=settings.project, folder=Path(folder).absolute(), sources=_Late(settings.sources, settings.source), adapters=adapters
+            project=settings.project,
+            folder=Path(folder).absolute(),
+            sources=_Late(settings.sources, settings.source),
+            adapters=adapters,
+            kept=self.kept,
+            environment=self.settings.environment,
         )
 
     def adapter(self, name: str) -> Any:
@@ -626,10 +765,21 @@ class _Assembly:
         arguments = dict(config)
         if "settings" in signatures.signature(made).required:  # the guide's `__init__(self, settings, **kwargs)`
             arguments.setdefault("settings", MappingProxyType(dict(config)))
-        return made(**arguments)
+        try:
+            return made(**arguments)
+        except RecipelineError:
+            raise
+        except Exception as error:  # as in `build`
+            words = str(error).strip().partition("\n")[0] or type(error).__name__
+            key = ("data_adapters", "adapters", name, "config")
+            raise RecipeError(self.settings.locate(Problem("bad-value", key, f"{known} refuses its configuration: {words}"))) from error
 
-    def warn(self) -> None:
+    def warn(self, params: Mapping[str, Any]) -> None:
         """What is no mistake, but probably not meant."""
+        loader = self.draft.loader
+        made = None if loader is None else self.classes.get((loader.role, loader.reference))
+        if params and made is not None and "context_params" not in signatures.signature(made).names:
+            log.warning("%s takes no --context-params: %s is not used", made.__name__, ", ".join(sorted(params)))
         tuning, model = self.draft.tuning, self.draft.model
         if tuning is None or model is None or not tuning.enabled:
             return
@@ -707,6 +857,16 @@ def _ranges_here(value: Any) -> Iterator[Range]:
     elif isinstance(value, list):
         for inner in value:
             yield from _ranges_here(inner)
+
+
+def _arguments(spec: PartSpec) -> dict[str, Any]:
+    """What a recipe writes for a part, as its own check sees it; a range without a default is left out."""
+    found = {name: _plain(value) for name, value in spec.arguments.items() if not isinstance(value, Range)}
+    return found | {
+        name: value.pick(NOTHING)
+        for name, value in spec.arguments.items()
+        if isinstance(value, Range) and value.pick(NOTHING) is not MISSING
+    }
 
 
 def _plain(value: Any, default: Any = None) -> Any:

@@ -16,10 +16,11 @@ import hashlib
 import itertools
 import json
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from recipeline.contracts import Evaluator, Events, Loader, Part, Progress, Selected, Silent
 from recipeline.errors import Conflict, DataError, RecipelineError, UsageError
@@ -28,6 +29,8 @@ from recipeline.stores import files
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+    _Answered: TypeAlias = tuple[int, int, Any, pd.DataFrame]  # begin, end, rows to be scored, answer
 
 ROWS = 65_536  # rows of a batch, where nothing else is said
 PART_ROWS = 1_048_576  # rows of one part of a folder, rounded down to whole batches
@@ -62,6 +65,7 @@ def run_batch(
     output: str,
     params: Mapping[str, Any] | None = None,
     rows: int = ROWS,
+    workers: int = 1,
     fingerprint: str | None = None,
     overwrite: bool = False,
     evaluate: Evaluator | None = None,
@@ -73,6 +77,8 @@ def run_batch(
 
     pipeline     `predict(frame) -> frame`, `task`, `schema`; a task that streams "rows" gets `rows` of them at a time
                  and answers each, in order; one that does not may not be cut and gets them all
+    workers      threads that predict, a batch each, while the next ones are read and the last ones written; the output is
+                 the same to the byte. Memory grows by a batch for each.
     output       a path or file:// URI; one ending in "/" is a folder of parts
     fingerprint  of the input; None asks the loader's source (SHA-256 of a file), else the rows are hashed as they are read
     evaluate     scores the rows that have a target, by `metrics`; what it needs of them is held in memory
@@ -100,7 +106,7 @@ def run_batch(
         return BatchResult(done, output, already_done=True)
     hashed = _RowsHash() if fingerprint is None else None
     total = source.count() if source is not None else None
-    stream = _Stream(pipeline, loader, rows, progress=told, total=total, score=score, hashed=hashed)
+    stream = _Stream(pipeline, loader, rows, workers=workers, progress=told, total=total, score=score, hashed=hashed)
     if done is not None:  # the rows are written, only their scores are missing
         for _ in stream:
             pass
@@ -146,12 +152,13 @@ class _Stream:
         loader: Any,
         rows: int,
         *,
+        workers: int,
         progress: Progress,
         total: int | None,
         score: _Score | None,
         hashed: _RowsHash | None,
     ) -> None:
-        self._pipeline, self._loader, self._rows = pipeline, loader, rows
+        self._pipeline, self._loader, self._rows, self._workers = pipeline, loader, rows, workers
         self._progress, self._total, self._score, self._hashed = progress, total, score, hashed
         self._given: pa.Schema | None = None
         self._types: pa.Schema | None = None
@@ -160,20 +167,52 @@ class _Stream:
         import pyarrow as pa
 
         by_row = self._pipeline.task.streams == "rows"
-        begin = 0
         # The names are let go as soon as they have served: a batch is the unit of memory here.
-        for frame in self._batches() if by_row else self._whole():
-            end = begin + len(frame)
-            answer = self._answer(frame, f"rows {begin} to {end - 1}")
-            del frame
+        for begin, end, ready, answer in self._side_by_side() if by_row and self._workers > 1 else self._in_turn(by_row=by_row):
             if by_row and len(answer) != end - begin:
                 what = f"{end - begin} rows went in and {len(answer)} came out"
                 raise DataError(what, slug="row-count", where=f"rows {begin} to {end - 1}")
+            if self._score is not None and end > begin:
+                self._score.add(ready, answer)
+            del ready
             yield answer
             del answer
-            begin = end
             pa.default_memory_pool().release_unused()  # or the pool keeps what several batches needed
-            self._progress.advance(begin, self._total, "rows")
+            self._progress.advance(end, self._total, "rows")
+
+    def _in_turn(self, *, by_row: bool) -> Iterator[_Answered]:
+        begin = 0
+        for frame in self._batches() if by_row else self._whole():
+            end = begin + len(frame)
+            answered = (begin, end, *self._answer(frame, f"rows {begin} to {end - 1}"))
+            del frame
+            yield answered
+            del answered
+            begin = end
+
+    def _side_by_side(self) -> Iterator[_Answered]:
+        """Batches predicted by threads, handed on in their order; as many are under way as there are threads."""
+        from concurrent.futures import Future, ThreadPoolExecutor
+
+        waiting: deque[tuple[int, int, Future[Any]]] = deque()
+        begin = 0
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="batch") as pool:
+            try:
+                for frame in self._batches():
+                    end = begin + len(frame)
+                    waiting.append((begin, end, pool.submit(self._answer, frame, f"rows {begin} to {end - 1}")))
+                    del frame
+                    begin = end
+                    if len(waiting) == self._workers:
+                        first, last, answer = waiting.popleft()
+                        yield first, last, *answer.result()
+                        del answer
+                while waiting:
+                    first, last, answer = waiting.popleft()
+                    yield first, last, *answer.result()
+            finally:
+                for _, _, one in waiting:
+                    one.cancel()
 
     def types(self, answer: pd.DataFrame) -> pa.Schema:
         """The types of the output, from its first rows: a key has the type it came with, whatever nulls it has here."""
@@ -203,7 +242,7 @@ class _Stream:
             pieces = itertools.chain([first], pieces)
             del first
         else:
-            table = pa.Table.from_pandas(self._loader.load(), preserve_index=False)
+            table = pa.Table.from_pandas(self._loaded(), preserve_index=False)
             self._given = table.schema
             pieces = iter(table.to_batches())
         for batch in files.rechunk(pieces, self._rows, self._given):
@@ -214,10 +253,18 @@ class _Stream:
             yield frame
             del frame
 
+    def _loaded(self) -> pd.DataFrame:
+        """The rows of a loader that does not stream; UsageError for one that brings something else, as an environment."""
+        frame: pd.DataFrame = self._loader.load()
+        if not hasattr(frame, "columns"):
+            what = f"{type(self._loader).__name__} brings no rows to predict"
+            raise UsageError(what, hint="give a file of them: --input FILE", slug="no-rows", where="batch-inference")
+        return frame
+
     def _whole(self) -> Iterator[pd.DataFrame]:
         import pyarrow as pa
 
-        frame = self._loader.load()
+        frame = self._loaded()
         table = pa.Table.from_pandas(frame, preserve_index=False)
         self._given = table.schema
         if self._hashed is not None:
@@ -225,17 +272,15 @@ class _Stream:
                 self._hashed.update(batch)
         yield frame
 
-    def _answer(self, frame: pd.DataFrame, where: str) -> pd.DataFrame:
+    def _answer(self, frame: pd.DataFrame, where: str) -> tuple[Any, pd.DataFrame]:
+        """The rows as they are scored, where they are, and the answer to them."""
         if len(frame) == 0:
-            return self._no_answer(frame)
+            return None, self._no_answer(frame)
         try:
             if self._score is None:
-                answer: pd.DataFrame = self._pipeline.predict(frame)
-                return answer
+                return None, self._pipeline.predict(frame)
             ready = frame if self._pipeline.augmenter is None else self._pipeline.augmenter.augment(frame, online=True)
-            answer = self._pipeline.predict(ready, augmented=True)
-            self._score.add(ready, answer)
-            return answer
+            return ready, self._pipeline.predict(ready, augmented=True)
         except DataError as error:
             where = ", ".join(filter(None, (where, error.where)))
             raise DataError(error.message, hint=error.hint, slug=error.slug, where=where) from error
@@ -245,7 +290,8 @@ class _Stream:
         import pandas as pd
 
         schema = self._pipeline.schema
-        example = pd.DataFrame({column.name: [column.example] for column in schema.columns if column.role == "feature"})
+        records = schema.extras.get("example") or [{column.name: column.example for column in schema.columns if column.role == "feature"}]
+        example = pd.DataFrame(records)
         for column in schema.columns:
             if column.role == "feature" and column.dtype.startswith("datetime"):
                 example[column.name] = pd.to_datetime(example[column.name])
@@ -319,12 +365,16 @@ class _Score:
         self._rows: list[pd.DataFrame] = []
         self._selected: list[Selected] = []
         self._answers: list[pd.DataFrame] = []
+        self._history: pd.DataFrame | None = None
 
     def add(self, ready: pd.DataFrame, answer: pd.DataFrame) -> None:
-        """Augmented rows and their answers; the features are not kept."""
+        """Augmented rows and their answers; the features are not kept, except of histories, whose end is what is judged."""
         import numpy as np
 
         pipeline = self._pipeline
+        if getattr(self._evaluator, "judges_histories", False):
+            self._history = ready
+            return
         names = list(pipeline.schema.target.get("names", ()))
         if not names or not set(names) <= set(ready.columns) or len(answer) != len(ready):
             return
@@ -341,6 +391,10 @@ class _Score:
     def metrics(self) -> dict[str, float]:
         import pandas as pd
 
+        if self._history is not None:
+            selected = self._pipeline.task.select(self._history, self._pipeline.schema, targets=True)
+            part = Part(rows=self._history, selected=selected, metrics=self._metrics, detail=False)
+            return {name: float(value) for name, value in self._evaluator.judge(self._pipeline, part).metrics.items()}
         if not self._rows:
             names = ", ".join(self._pipeline.schema.target.get("names", ()))
             raise DataError("no row has a target to be scored by", hint="leave out --evaluate", slug="no-target", where=names)

@@ -11,7 +11,8 @@ Which checks apply is decided by the role of a part and by what it can do. A par
 that a small table tells nothing, says how to try it by optional class methods:
 
     example() -> dict   arguments for its constructor; for a task the keys of `data_interface`
-    example_data()      what it works on: a `Selected` for a model, preprocessor or splitter; raw rows for a task or augmenter
+    example_data()      what it works on: a `Selected` for a model, preprocessor or splitter; raw rows for a task or augmenter.
+                        Its `extras` are handed to a `fit` that has arguments of their names (`treatment`)
     example_rows()      what `predict` takes, where it is not what `fit` takes (an agent learns from an environment, answers states)
 
 An argument called `source_uri` is given a small CSV file. `places`, `context_params` and `interface` come from here, as they
@@ -21,9 +22,10 @@ come from the engine elsewhere.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -387,6 +389,9 @@ def its_measures_have_names_of_their_own(part: Registered, folder: Path) -> None
         _metrics_are_sound(measures, str(part))
 
 
+ASKED = ("prediction", "frame", "features")  # what a baseline without probabilities can be measured by
+
+
 @_check("evaluator")
 def reports_only_what_it_announced(part: Registered, folder: Path) -> None:
     """Of the metrics asked for it reports each, under its name, as a number; the sealed rows are left alone."""
@@ -399,13 +404,14 @@ def reports_only_what_it_announced(part: Registered, folder: Path) -> None:
         baselines = task.baselines(schema)
         evaluator = part.build(folder)
         announced = {metric.name for metric in evaluator.measures}
-        asked = tuple(metric.name for metric in task.metrics if metric.name in announced and metric.needs in ("prediction", "frame"))[:3]
+        asked = tuple(metric.name for metric in task.metrics if metric.name in announced and metric.needs in ASKED)[:3]
         for name, model in baselines.items():
             scratch = folder / f"{number}-{name}"
             scratch.mkdir()
             pipeline = Pipeline(task=task, schema=schema, model=model).fit(selected, FitContext(SEED, scratch))
             before = copy.deepcopy(rows)
-            evaluation = evaluator.judge(pipeline, Part(rows, selected, asked, detail=True, past=rows, seed=SEED))
+            features = partial(_preprocessed, selected, scratch)
+            evaluation = evaluator.judge(pipeline, Part(rows, selected, asked, detail=True, past=rows, seed=SEED, features=features))
             _same(rows, before, f"{part} changed the sealed rows")
             _expect(set(evaluation.metrics) == set(asked), f"{part} was asked for {asked} and reported {sorted(evaluation.metrics)}")
             _expect(all(np.isfinite(value) for value in evaluation.metrics.values()), f"{part} reported what is not a number")
@@ -496,11 +502,16 @@ def _selected() -> Selected:
 INTERFACES: Mapping[str, Mapping[str, Any]] = {
     "classification": {"target_col": "label", "group_col": "group", "timestamp_col": "time"},
     "regression": {"target_col": "value", "group_col": "group", "timestamp_col": "time"},
+    "clustering": {"label_col": "label", "group_col": "group", "timestamp_col": "time"},
 }
 
 
 def _interface(name: str) -> Mapping[str, Any]:
     return {"task_type": name, **INTERFACES[name]}
+
+
+def _preprocessed(selected: Selected, folder: Path) -> Any:
+    return _found("preprocessor", DEFAULT_PREPROCESSOR).build(folder).fit_transform(selected.X)
 
 
 def _found(role: str, name: str) -> Registered:
@@ -549,8 +560,9 @@ def _fitted(part: Registered, folder: Path, selected: Selected) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     fresh = part.build(folder)
     context = {"context": FitContext(SEED, folder)} if takes_context(fresh) else {}
+    extras = {name: value for name, value in selected.extras.items() if name in inspect.signature(fresh.fit).parameters}
     try:
-        result = fresh.fit(selected.X, selected.y, **context)
+        result = fresh.fit(selected.X, selected.y, **context, **extras)
     except Exception as error:
         if part.data() is not None:
             raise

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import errno
+import inspect
 import json
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -19,7 +21,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from recipeline.errors import DataError, MissingLibrary, RecipelineError, UsageError, did_you_mean
+from recipeline.errors import DataError, MissingLibrary, RecipelineError, UsageError, did_you_mean, nearest
 
 if TYPE_CHECKING:
     from recipeline.settings import Settings
@@ -32,13 +34,43 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **given})
+        self._given: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         hint = f"see `{self.prog} --help`"
         if wrong := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
             message = f"{message[: wrong.start()]}there is no {wrong[1]}"
             hint = "; ".join((did_you_mean(wrong[1], re.findall(r"[\w-]+", wrong[2])), hint))
+        elif message.startswith(("unrecognized arguments", "the following arguments are required")):
+            message, hint = self._of_command()._explained(message)
         raise UsageError(message, hint=hint)
+
+    def _of_command(self) -> _Parser:
+        """The parser of the command that was given; an argument that nobody took is reported by the one above it."""
+        tables = [action.choices for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return next((table[word] for table in tables for word in self._given if word in table), self)
+
+    def _explained(self, message: str) -> tuple[str, str]:
+        """An option that does not exist with the nearest that does, or a value without its option; else as it came."""
+        hint = f"see `{self.prog} --help`"
+        known = self._option_string_actions
+        for word in self._given:
+            option = word.partition("=")[0]
+            if option.startswith("--") and option not in known:
+                near = nearest(option, known)
+                return f"there is no option {option}", f"did you mean {near}?; {hint}" if near else hint
+        stray = message.partition("unrecognized arguments: ")[2]
+        if stray:
+            return f"nothing takes {stray}", hint
+        missing = re.fullmatch(r".*: (--[\w-]+)", message)
+        values = [word for word in self._given if not word.startswith("-")]
+        if missing and len(values) == len(self._given) == 1:
+            return message, f"did you mean {missing[1]} {values[0]}?; {hint}"
+        return message, hint
 
 
 class _Terminated(BaseException):
@@ -84,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _Signals() as signals:
             return _run(given, signals, wants_json=wants_json, debug=debug)
     except (KeyboardInterrupt, _Terminated) as error:  # it came between the end of the command and the old handlers
-        return _stopped(error, wants_json=wants_json, debug=debug)
+        return _stopped(error, given, wants_json=wants_json, debug=debug)
 
 
 def _run(given: list[str], signals: _Signals, *, wants_json: bool, debug: bool) -> int:
@@ -102,7 +134,7 @@ def _run(given: list[str], signals: _Signals, *, wants_json: bool, debug: bool) 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our answers has seen enough
         return 0
     except (KeyboardInterrupt, _Terminated) as error:
-        return _stopped(error, wants_json=wants_json, debug=debug)
+        return _stopped(error, given, wants_json=wants_json, debug=debug)
     except MemoryError as error:
         return _failed(
             error, 7, {"slug": "memory", "message": "out of memory; use fewer rows or columns"}, wants_json=wants_json, debug=debug
@@ -121,13 +153,14 @@ def _run(given: list[str], signals: _Signals, *, wants_json: bool, debug: bool) 
         return _failed(error, 7, {"slug": "disk", "message": f"cannot write: {error.strerror}"}, wants_json=wants_json, debug=debug)
     except Exception as error:  # noqa: BLE001  # the last line of defence: a bug of ours gets its own exit code and no traceback
         if signals.came is not None:  # what a signal left half done, as an import, may break anything after it
-            return _stopped(signals.came(), wants_json=wants_json, debug=debug)
+            return _stopped(signals.came(), given, wants_json=wants_json, debug=debug)
         return _bug(error, wants_json=wants_json, debug=debug)
 
 
-def _stopped(error: BaseException, *, wants_json: bool, debug: bool) -> int:
+def _stopped(error: BaseException, given: Sequence[str], *, wants_json: bool, debug: bool) -> int:
     code, slug = (143, "terminated") if isinstance(error, _Terminated) else (130, "interrupted")
-    return _failed(error, code, {"slug": slug, "message": slug}, wants_json=wants_json, debug=debug)
+    message = f"{slug}; the same command again goes on where it stopped" if "train" in given[:1] else slug
+    return _failed(error, code, {"slug": slug, "message": message}, wants_json=wants_json, debug=debug)
 
 
 def _bug(error: Exception, *, wants_json: bool, debug: bool) -> int:
@@ -189,13 +222,14 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     one.add_argument("--recipe-file", type=Path, metavar="FILE", help="a recipe whose model needs no fit")
     serve.add_argument("--name", metavar="RECIPE", help="with `latest`: of this recipe")
     serve.add_argument("--host")
-    serve.add_argument("--port", type=int)
+    serve.add_argument("--port", type=_port)
     serve.add_argument("--workers", type=int)
     serve.add_argument("--insecure-no-auth", action="store_true", help="listen beyond loopback without keys (never in prod)")
 
     validate = command("validate", _validate, "say all the mistakes of a recipe; reads no data")
     validate.add_argument("--recipe-file", required=True, type=Path, metavar="FILE")
     validate.add_argument("--fast", action="store_true", help="import nothing that the recipe names")
+    validate.add_argument("--context-params", metavar="JSON", help="values for the templates of the source: check the query made of them")
 
     listing = command("list", _list, "list parts, tasks, metrics or runs")
     listing.add_argument("what", choices=["parts", "tasks", "metrics", "runs"])
@@ -277,6 +311,8 @@ def _json(text: str, option: str) -> dict[str, Any]:
 
     try:
         value = json.loads(text, object_pairs_hook=once, parse_constant=no_constant)
+    except RecursionError:
+        raise UsageError(f"{option} is nested too deep") from None
     except ValueError as error:
         raise UsageError(f"{option} is not JSON: {error}", hint='write it as \'{"name": "value"}\'') from error
     if not isinstance(value, dict):
@@ -288,6 +324,13 @@ def _count(text: str) -> int:
     """A whole number above 0."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    """A port; 0 lets the system choose one."""
+    if not text.isascii() or not text.isdigit() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port, a number from 0 to 65535")
     return int(text)
 
 
@@ -359,15 +402,26 @@ def _serve(options: argparse.Namespace) -> dict[str, Any]:
 
 def _validate(options: argparse.Namespace) -> dict[str, Any]:
     from recipeline import recipe
-    from recipeline.assemble import check
+    from recipeline.assemble import examine
 
+    params = None if options.context_params is None else _json(options.context_params, "--context-params")
+    if options.fast and params is not None:
+        raise UsageError("--fast looks at no query", hint="leave out one of --fast and --context-params")
     settings = _settings(options, options.recipe_file)
-    problems = sorted(check(recipe.draft(options.recipe_file), settings, fast=options.fast), key=lambda p: (p.line, p.column))
+    found = examine(recipe.draft(options.recipe_file), settings, fast=options.fast, params=params)
+    problems = sorted(found.problems, key=lambda p: (p.line, p.column))
     if problems:
         sys.stderr.write("\n".join(map(str, problems)) + "\n")
     else:
         _say(f"{options.recipe_file}: ok", options)
+    needed = [name for name, must in found.parameters.items() if must]
+    optional = [name for name, must in found.parameters.items() if not must]
+    if params is None and (needed or optional):
+        told = "; ".join(f"{word} {', '.join(names)}" for word, names in (("needs", needed), ("may have", optional)) if names)
+        _say(f"--context-params {told}", options)
     answer: dict[str, Any] = {"ok": not problems, "errors": [problem.as_dict() for problem in problems]}
+    if found.parameters:
+        answer["parameters"] = {"needed": needed, "optional": optional}
     return answer | ({"exit_code": max(problem.exit_code for problem in problems)} if problems else {})
 
 
@@ -427,7 +481,7 @@ def _init(options: argparse.Namespace) -> dict[str, Any]:
 
     written = projects.create(options.folder)
     place = _near(options.folder.absolute())
-    enter = "" if place == "." else f"cd {place}\n"
+    enter = "" if place == "." else f"cd {shlex.quote(place if place[0] != '-' else f'./{place}')}\n"
     _say(f"{place}: {len(written)} files\n{enter}recipeline train --recipe-file {projects.FIRST}", options)
     return {"folder": str(options.folder.absolute()), "files": written, "recipe": projects.FIRST}
 
@@ -470,7 +524,7 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
     from recipeline.assemble import allow_list
 
     settings = _settings(options)
-    extra = {}
+    extra: dict[str, Any] = {}
     for pair in options.option:
         key, equals, value = pair.partition("=")
         if not equals:
@@ -487,6 +541,10 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         raise DataError(f"{options.output} exists", hint="name a folder that does not")
     from recipeline.stores import files
 
+    if "loader" in inspect.signature(exporter.export).parameters:
+        if "loader" in extra:
+            raise UsageError("--option loader: the run's own loader is used", hint="leave it out")
+        extra["loader"] = opened.components.loader
     with files.atomic_folder(options.output) as partial:
         written: dict[str, Any] = exporter.export(opened.pipeline, partial, **extra)
     _say(f"exported to {options.output}", options)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
@@ -36,7 +37,7 @@ ROLES = (
 """Entry-point groups are `recipeline.<role>`; `part` is for what is only ever nested."""
 
 Direction: TypeAlias = Literal["maximize", "minimize"]
-Needs: TypeAlias = Literal["prediction", "probability", "score", "quantiles", "frame"]
+Needs: TypeAlias = Literal["prediction", "probability", "score", "quantiles", "frame", "features"]
 
 
 # --- what passes between the parts ------------------------------------------------------------
@@ -50,7 +51,7 @@ class Selected:
     y        targets (n,) or (n, m), encoded as the model wants them; None where the task has none
     keys     frame (n, ·) of the columns that name a row in the output; None when there are none
     weight   (n,) sample weights       groups  (n,) group labels       times  (n,) time stamps
-    extras   further arrays of length n under the task's own names (`treatment` …)
+    extras   further arrays of length n under the task's own names (`treatment` …); splitters keep the shares of `strata`
     """
 
     X: Any
@@ -91,9 +92,11 @@ class Fold:
     """One opening of a sealed part.
 
     train, test   positions of rows in the data; None where the data have no rows (an environment)
+    validation    rows of the training side that are held back from fitting, for calibration and early stopping; not in `train`
     refit         False: judged by the pipeline of the fold before
     warm          the refit starts from the fitted part of the fold before (`FitContext.previous`)
     past          positions of rows that prediction may look back at, where they are more than `train`
+    origin        the last moment that is known to it, where the data have a time grid
     label         how tables call this fold: "0", "1", … or an origin
     """
 
@@ -103,6 +106,8 @@ class Fold:
     warm: bool = False
     past: Rows | None = None
     label: str = ""
+    validation: Rows | None = None
+    origin: Any = None
 
 
 @dataclass(frozen=True)
@@ -111,12 +116,14 @@ class Split:
 
     folds     at least one; the first always fits
     keep      which pipeline is saved: that of the last fold which fitted, or one more fitted on all rows
+    final     with `keep="all"`: what that last fit uses, where it is not simply all rows (its `test` is not opened)
     audit     what was separated and how it was checked: rows on each side, groups shared (none), time borders
     """
 
     folds: tuple[Fold, ...]
     keep: Literal["last", "all"] = "last"
     audit: Mapping[str, Any] = field(default_factory=dict)
+    final: Fold | None = None
 
 
 @dataclass(frozen=True)
@@ -126,8 +133,13 @@ class Part:
     rows      the augmented data, raw, targets included: `pipeline.predict(part.rows, augmented=True)`
     selected  the same rows, taken apart by the task
     past      raw rows before the origin, for tasks that need a history; None elsewhere
+    origin    the last moment that is known, where the data have a time grid
     metrics   names to report
     detail    True: tables and figures are wanted as well
+    features  gives the rows as the judged model sees them, preprocessed (n, d): for what is judged by where rows lie.
+              Baselines are judged on the very same, though they have no preprocessor. None where nobody keeps them
+    rivals    the task's baselines, fitted on the same rows as the model, by name: for what compares forecasts row by row.
+              Empty where a baseline is what is judged
     """
 
     rows: Any
@@ -137,6 +149,9 @@ class Part:
     past: Any = None
     fold: str = ""
     seed: int = 0
+    features: Callable[[], Any] | None = None
+    origin: Any = None
+    rivals: Mapping[str, Predictor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -150,6 +165,8 @@ class Figure:
 
 @dataclass(frozen=True)
 class Evaluation:
+    """What was found. A table is kept under its name as Parquet; one whose name ends in `.csv` as that."""
+
     metrics: Mapping[str, float]
     tables: Mapping[str, Frame] = field(default_factory=dict)
     figures: Mapping[str, Figure] = field(default_factory=dict)
@@ -165,6 +182,7 @@ class Metric:
     score        (n,) decision values
     quantiles    (n, q) in the order of the model's quantiles
     frame        the whole output frame of the pipeline
+    features     labels (n,); in the place of `actual` stand the preprocessed features (n, d)
     """
 
     name: str
@@ -187,7 +205,9 @@ class Output:
 class Route:
     """An HTTP route that a part brings; mounted only with the model or recipe that brings it.
 
-    handler(request) -> response, sync or async; start and stop run with the server.
+    handler(request) -> response, sync or async; one with a parameter `version` is told the version of the model by that name.
+    start and stop run with the server. `instead`: a model's own POST /predict, in the place of the server's; rows are then asked
+    at /predict/rows, and the first of the `examples` of the request's JSON Schema is what the server shows.
     """
 
     method: str
@@ -198,6 +218,7 @@ class Route:
     start: Callable[[], Any] | None = None
     stop: Callable[[], Any] | None = None
     summary: str = ""
+    instead: bool = False
 
 
 class Progress(Protocol):
@@ -234,8 +255,11 @@ class FitContext:
     """What the engine hands to a model whose `fit` takes `context`.
 
     folder     survives a crash: checkpoints go here and are found again on resume
-    validation the held-back part of training (early stopping), a `Selected`, preprocessed; None if there is none
-    previous   the fitted model of the fold before (warm start)
+    validation the held-back part of training (calibration, early stopping), a `Selected`, preprocessed; None if there is none
+    previous   the fitted model of the fold before (warm start), or of the finished run that is trained further
+    inner      folds inside the rows fitted on, as many as asked for, cut as the validation method cuts; None without one
+    shared     one folder for all fits of a run, those of trials included: what one asked for dearly, the next need not ask
+               again. Several may write at once, so files there are written whole and never changed. None without a run
     """
 
     seed: int
@@ -245,6 +269,8 @@ class FitContext:
     validation: Any = None
     previous: Any = None
     preprocessor: Any = None
+    inner: Callable[[int], tuple[Fold, ...]] | None = None
+    shared: Path | None = None
 
 
 # --- the parts -----------------------------------------------------------------------------------
@@ -276,9 +302,12 @@ class Preprocessor(Protocol):
     """scikit-learn's transformer; may return any object its model takes.
 
     Optional: `online = True` on one that learns during training: the engine hands it unfitted to the model in
-    `FitContext.preprocessor` and keeps it with the model. `training_rows(X) -> mask (n,)`: rows that fitting uses.
+    `FitContext.preprocessor` and keeps it with the model, which predicts from rows as they are, too.
+    `training_rows(X) -> mask (n,)`: rows that fitting uses.
+    `remarks(X) -> lines`: what is odd about the data; logged once as warnings, before anything is fitted.
     `expect(schema)`: told the input contract before it is fitted. `any_layout = True`: what it gives does not depend on how
     the frame lies in memory (else the engine hands it floats in C order, so that all doors give the same bits).
+    `reads() -> names`: once fitted, the columns that `transform` wants; the others leave the input contract.
     """
 
     def fit(self, X: Any, y: Any = None) -> Any: ...
@@ -287,7 +316,11 @@ class Preprocessor(Protocol):
 
 @runtime_checkable
 class Model(Protocol):
-    """scikit-learn's estimator. `fit(X, y, *, context: FitContext)` where the model wants the context."""
+    """scikit-learn's estimator. `fit(X, y, *, context: FitContext)` where the model wants the context.
+
+    Optional: `expect(schema)`: told the input contract before it is fitted. `extends`: names of its arguments that may have another
+    value when a finished run is trained further (`train --resume RUN`); `fit` finds what that run fitted in `FitContext.previous`.
+    """
 
     def fit(self, X: Any, y: Any = None) -> Any: ...
     def predict(self, X: Any) -> Any: ...
@@ -297,7 +330,11 @@ class Task(Protocol):
     """The behaviour that a task owns, so that the engine needs no `if task == …`.
 
     Built by the engine as `Task(interface)`, where `interface` is a validated `Interface`. Optional: `preprocessor`, the name
-    of the default one, or None where models take the selected rows as they are.
+    of the default one, or None where models take the selected rows as they are. `introduce(model)`: told of the unfitted model
+    before anything else, where cutting the data needs what only the model knows (a horizon); `unsearched` names those of its
+    arguments, in which a search range is an error. `suits(model)`, a static method: why a class cannot be its model, or None;
+    `agree(model, loader)`, a static method: Problems of their arguments together, keys beginning with "model" or "loader". Both
+    are asked before any data is read.
     """
 
     Interface: ClassVar[type[BaseModel]]  # the model of data_interface
@@ -332,6 +369,10 @@ class Task(Protocol):
 
 
 class Evaluator(Protocol):
+    """Optional: `summarise(tables) -> Evaluation`, after the last fold: the tables of all folds, one below the other with the
+    column `fold` where there are several, become those that are kept, and figures of all folds stand beside those of the last.
+    """
+
     @property
     def measures(self) -> Sequence[Metric]:
         """Every name it can report, with direction: known before any data is read."""
@@ -366,8 +407,24 @@ class Checked(Protocol):
 
     @classmethod
     def check(cls, params: Mapping[str, Any], interface: Mapping[str, Any], environment: str) -> list[Problem]:
-        """Keys are relative to the part's arguments; the engine adds file, line and column and raises all together."""
+        """Keys are relative to the part's arguments; the engine adds file, line and column and raises all together.
+
+        A `check` with a parameter `places` is given `stores.places.Places`, as a constructor is.
+        """
         ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """Optional on a model or preprocessor: arguments that belong to the place, such as an address or a time limit.
+
+    `placed` names those that only the configuration gives: a recipe that has one is refused. What a part keeps of itself says
+    nothing of them; one that was read from an artifact is told those of today, with `places` where its constructor takes it.
+    """
+
+    placed: ClassVar[tuple[str, ...]]
+
+    def settle(self, **arguments: Any) -> None: ...
 
 
 @runtime_checkable
@@ -388,12 +445,20 @@ class Adapter(Protocol):
 
 
 class Exporter(Protocol):
+    """One whose `export` has an argument `loader` is given that of the run."""
+
     def export(self, pipeline: Any, folder: Path, **options: Any) -> dict[str, Any]: ...
 
 
 def takes_context(model: Any) -> bool:
     """Whether `model.fit` has a parameter named `context`."""
+    fit = model.fit
+    return _names_context(getattr(fit, "__func__", fit))  # of the class: a search asks it of one model after the other
+
+
+@lru_cache(maxsize=1024)
+def _names_context(function: Callable[..., Any]) -> bool:
     try:
-        return "context" in inspect.signature(model.fit).parameters
+        return "context" in inspect.signature(function).parameters
     except (TypeError, ValueError):  # a builtin without a signature takes none of ours
         return False

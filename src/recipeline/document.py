@@ -23,8 +23,8 @@ from recipeline.errors import Key, Problem, RecipeError, did_you_mean, nearest
 if TYPE_CHECKING:
     import yaml
 
-MAX_BYTES = 4 * 2**20  # a recipe is written by hand; the longest we know has 6 KiB
-MAX_NODES = 200_000  # after aliases are expanded
+MAX_BYTES = 2**20  # a recipe is written by hand; the longest we know has 6 KiB
+MAX_NODES = 50_000  # after aliases are expanded
 MAX_DEPTH = 100
 
 _CORE = "tag:yaml.org,2002:"

@@ -34,8 +34,15 @@ def dotted(key: Key) -> str:
     return text
 
 
+MOST = 200  # mistakes that are told at once
+LONGEST = 2_000  # characters of what one of them says
+LONGEST_NAME = 200
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known name that `word` was most likely meant to be, or None when nothing is near."""
+    if len(word) > LONGEST_NAME:
+        return None
     names = sorted(set(known))
     folded = {name.lower().replace("-", "_"): name for name in names}
     match = difflib.get_close_matches(word.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
@@ -47,7 +54,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     names = sorted(set(known))
     near = nearest(word, names)
     if near:
-        return f"did you mean {near}?"
+        return f"did you mean {near if near == near.strip() else repr(near)}?"
     if not names:
         return "remove it"
     shown = ", ".join(names[:12])
@@ -74,9 +81,9 @@ class Problem:
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        what = "; ".join(part for part in (self.message, self.hint) if part)
+        what = "; ".join(_bounded(part) for part in (self.message, self.hint) if part)
         head = " ".join(part for part in (f"error[{self.slug}]", where) if part)
-        name = dotted(self.key)
+        name = _bounded(dotted(self.key))
         return ": ".join(part for part in (head, name, what) if part)
 
     def as_dict(self) -> dict[str, object]:
@@ -86,10 +93,14 @@ class Problem:
             "file": self.file,
             "line": self.line,
             "column": self.column,
-            "key": dotted(self.key),
-            "message": "; ".join(part for part in (self.message, self.hint) if part),
+            "key": _bounded(dotted(self.key)),
+            "message": "; ".join(_bounded(part) for part in (self.message, self.hint) if part),
             "suggestion": self.suggestion,
         }
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 class RecipelineError(Exception):
@@ -109,12 +120,18 @@ class RecipelineError(Exception):
         return self.exit_code
 
     def __str__(self) -> str:
-        what = "; ".join(part for part in (self.message, self.hint) if part)
+        what = "; ".join(_bounded(part) for part in (self.message, self.hint) if part)
         return ": ".join(part for part in (f"error[{self.slug}]", self.where, what) if part)
 
     def as_dict(self) -> dict[str, object]:
         """The form of `--json` on failure."""
-        return {"slug": self.slug, "message": self.message, "hint": self.hint, "where": self.where, "exit_code": self.code}
+        return {
+            "slug": self.slug,
+            "message": _bounded(self.message),
+            "hint": _bounded(self.hint),
+            "where": self.where,
+            "exit_code": self.code,
+        }
 
 
 class UsageError(RecipelineError):
@@ -145,21 +162,31 @@ class RecipeError(RecipelineError):
         return max(problem.exit_code for problem in self.problems)
 
     def __str__(self) -> str:
-        return "\n".join(str(problem) for problem in self.problems)
+        lines = [str(problem) for problem in self.problems[:MOST]]
+        if len(self.problems) > MOST:
+            lines.append(f"error[too-many]: {len(self.problems) - MOST:,} more mistakes; mend these first")
+        return "\n".join(lines)
 
     def as_dict(self) -> dict[str, object]:
-        return {**super().as_dict(), "errors": [problem.as_dict() for problem in self.problems]}
+        return {**super().as_dict(), "errors": [problem.as_dict() for problem in self.problems[:MOST]]}
 
 
 class MissingLibrary(RecipelineError):
-    """An optional library is not there; the message names the extra that brings it."""
+    """An optional library is not there, or cannot be loaded; the message names the extra that brings it.
+
+    unloadable  what the system said when an installed library was loaded
+    """
 
     exit_code = 3
     slug = "missing-library"
 
-    def __init__(self, library: str, extra: str, reason: str = "") -> None:
+    def __init__(self, library: str, extra: str, reason: str = "", *, unloadable: str = "") -> None:
         self.library, self.extra = library, extra
-        super().__init__(f"{library} is not installed" + (f" ({reason})" if reason else ""), hint=f"pip install 'recipeline[{extra}]'")
+        hint = f"pip install 'recipeline[{extra}]'"
+        if unloadable:
+            super().__init__(f"{library} cannot be loaded: {unloadable}", hint=f"install that system library; {hint} brings all others")
+        else:
+            super().__init__(f"{library} is not installed" + (f" ({reason})" if reason else ""), hint=hint)
 
 
 class Refused(RecipelineError):

@@ -10,17 +10,18 @@ import logging
 import math
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from recipeline import artifact, tune
+from recipeline import artifact, boosters, parallel, tune
 from recipeline.contracts import Evaluation, FitContext, Fold, Part, Selected, Silent, Split, take, takes_context
-from recipeline.errors import Damaged, TrainingFailed
+from recipeline.errors import Conflict, Damaged, DataError, RecipelineError, TrainingFailed
 from recipeline.pipeline import Pipeline, foreign
 from recipeline.stores import files
 
@@ -29,10 +30,14 @@ if TYPE_CHECKING:
 
     from recipeline.assemble import Components
     from recipeline.contracts import Events, Progress
+    from recipeline.runs import Opened
     from recipeline.schema import InputSchema
     from recipeline.work import Work
 
 log = logging.getLogger("recipeline")
+
+CHAMPION = "champion"
+SHARED = "shared"
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,18 @@ class Outcome:
     values: Mapping[str, Any]
 
 
+@dataclass
+class Rival:
+    """Another model that is judged on the same sealed rows: the last one of this recipe.
+
+    pipeline  None where it is not judged, and then the reason says why
+    """
+
+    run_id: str
+    pipeline: Pipeline | None
+    reason: str = ""
+
+
 @dataclass(frozen=True)
 class Line:
     """The straight line for one data set: everything that fitting and judging need, bound together."""
@@ -72,80 +89,129 @@ class Line:
     work: Work
     progress: Progress
     events: Events
+    rival: Rival | None = None
+    base: Opened | None = None  # the finished run that is trained further
 
     def run(self, split: Split) -> Outcome:
         """Go through the folds in order; the pipeline of the last one that fitted, or one of all rows, is kept."""
+        _refuse_leaks(split.folds, self.components.splitter)
+        self._refuse_several(split)
+        self._remark()
         judged: list[Judged] = []
         pipeline: Pipeline | None = None
         for number, fold in enumerate(split.folds):
             label = fold.label or str(number)
             if fold.refit or pipeline is None:
                 previous = pipeline.model if pipeline is not None and fold.warm else None
-                pipeline, saved, hpo, values = self._fitted(label, fold.train, previous)
-            judged.append(self._judged(label, fold, pipeline, detail=number == len(split.folds) - 1))
+                found = None
+                if self.base is not None:
+                    previous, found = self.base.pipeline.model, self.base.pipeline.facts["hpo"]
+                pipeline, saved, hpo, values = self._fitted(label, fold, previous, found)
+            judged.append(self._judged(label, fold, pipeline, last=number == len(split.folds) - 1))
             self.progress.advance(number + 1, len(split.folds), "folds")
         if split.keep == "all":
             # One cut judged these values: they are what is refitted. Over several folds the procedure was judged, search included.
             found = hpo if len(split.folds) == 1 else None
-            pipeline, saved, hpo, values = self._fitted("all", None, None, found)
+            pipeline, saved, hpo, values = self._fitted("all", split.final or Fold(None, None), None, found)
         assert pipeline is not None  # a Split has at least one fold
         return Outcome(pipeline, saved, tuple(judged), hpo, values)
 
+    def _refuse_several(self, split: Split) -> None:
+        """What one fold's model has learned must not reach the sealed rows of another."""
+        if self.base is not None and (len(split.folds) > 1 or split.keep == "all"):
+            what = "a run that was judged over several folds, or fitted once more on all rows, cannot be trained further"
+            raise Conflict(what, hint="use a validation method with one cut, or train anew without --resume")
+
+    def _remark(self) -> None:
+        """What the preprocessor finds odd about the data, once and not in every fit."""
+        preprocessor, _ = self.components.pipeline()
+        if (remarks := getattr(preprocessor, "remarks", None)) is not None:
+            if hasattr(preprocessor, "expect"):
+                preprocessor.expect(self.schema)
+            for remark in remarks(self.selected.X):
+                log.warning("%s", remark)
+
     def _fitted(
-        self, label: str, rows: Any, previous: Any, found: Mapping[str, Any] | None = None
+        self, label: str, fold: Fold, previous: Any, found: Mapping[str, Any] | None = None
     ) -> tuple[Pipeline, Path, Mapping[str, Any], Mapping[str, Any]]:
-        """Tune on the rows (unless the values were found before), fit on them, save, read back."""
+        """Tune on the training rows of a fold (unless the values were found before), fit on them, save, read back."""
         folder = self.work.folder / f"fold-{label}"
         folder.mkdir(exist_ok=True)
         saved = folder / "saved"
-        training = self.selected.take(rows)
-        hpo = self._tuned(folder, label, rows, training) if found is None else found
+        training = self.selected.take(fold.train)
+        hpo = self._tuned(folder, label, fold.train, training) if found is None else found
         values: Mapping[str, Any] = hpo["best_params"] if hpo["enabled"] else {}
         _quarantine(saved)
         if not saved.is_dir():
             self.work.phase("fit", label)
             pipeline = self.fresh(values)
-            pipeline.fit(training, self.context(folder / "fit", pipeline.model, self.progress, previous))
+            context = self.context(folder / "fit", pipeline.model, self.progress, previous)
+            with parallel.fitting(self.components.settings.execution.joblib):
+                pipeline.fit(training, context, validation=self.held_back(self.selected, fold), inner=self.inner)
             self.work.phase("save", label)
             with files.atomic_folder(saved) as partial:
                 binding = f"{self.work.run_id}/{label}"
                 artifact.save_parts(pipeline, partial, binding)
+                artifact.refuse_secrets(partial, self.components.settings.part_secrets())
                 artifact.seal(partial, binding=binding, about={"run_id": self.work.run_id, "name": self.components.recipe.name})
         self.work.phase("reload", label)
         read = artifact.read(saved, task=self.components.task, augmenter=self.components.augmenter, find=self.components.find, pickles=True)
-        return read, saved, hpo, values
+        return self.components.settle(read), saved, hpo, values
 
-    def _judged(self, label: str, fold: Fold, pipeline: Pipeline, *, detail: bool) -> Judged:
-        """Open the sealed rows of a fold; a fold judged before, in an attempt that crashed, is not judged again."""
-        done = self.work.folder / f"fold-{label}" / "judged.json"
-        if done.is_file() and not detail:
+    def _judged(self, label: str, fold: Fold, pipeline: Pipeline, *, last: bool) -> Judged:
+        """Open the sealed rows of a fold; a fold judged before, in an attempt that crashed, is not judged again.
+
+        last  the fold whose figures the report shows
+        """
+        folder = self.work.folder / f"fold-{label}"
+        done = folder / "judged.json"
+        if done.is_file() and not last:
             kept = artifact.read_json(done)
-            return Judged(label, kept["metrics"], kept["baselines"])
+            tables = {name: files.read_frame(folder / "tables" / table_file(name)) for name in kept["tables"]}
+            return Judged(label, kept["metrics"], kept["baselines"], tables)
         self.work.phase("evaluate", label)
+        selected = self.selected.take(fold.test)
         part = Part(
             rows=take(self.data, fold.test),
-            selected=self.selected.take(fold.test),
+            selected=selected,
             metrics=tuple(metric.name for metric in self.components.metrics),
-            detail=detail,
             past=None if fold.past is None else take(self.data, fold.past),
             fold=label,
             seed=self.components.recipe.seed,
+            features=partial(pipeline.features, selected),
+            origin=fold.origin,
+            rivals=self._rivals(fold),
         )
         with foreign(self.components.evaluator, "evaluation-failed"):
             evaluation = self.components.evaluator.judge(pipeline, part)
         _refuse_unfinished(evaluation)
-        baselines = self._baselines(fold, part)
-        files.write_json(done, {"metrics": dict(evaluation.metrics), "baselines": baselines})
+        baselines = self._baselines(part)
+        if not last:
+            for name, frame in evaluation.tables.items():
+                files.write_frame(folder / "tables" / table_file(name), frame)
+        files.write_json(done, {"metrics": dict(evaluation.metrics), "baselines": baselines, "tables": sorted(evaluation.tables)})
         return Judged(label, evaluation.metrics, baselines, evaluation.tables, evaluation.figures)
 
-    def _baselines(self, fold: Fold, part: Part) -> dict[str, dict[str, float]]:
-        """What a model that learns nothing from the features would have scored on the same rows."""
-        scores = {}
-        plain = Part(part.rows, part.selected, part.metrics, detail=False, past=part.past, fold=part.fold, seed=part.seed)
-        for name, model in self.components.task.baselines(self.schema).items():
-            pipeline = Pipeline(task=self.components.task, schema=self.schema, model=model)
-            pipeline.fit(self.selected.take(fold.train), FitContext(self.components.recipe.seed, self.work.folder))
-            scores[name] = dict(self.components.evaluator.judge(pipeline, plain).metrics)
+    def _rivals(self, fold: Fold) -> dict[str, Pipeline]:
+        """The task's baselines, fitted on the training rows of a fold without a preprocessor."""
+        training = self.selected.take(fold.train)
+        context = FitContext(self.components.recipe.seed, self.work.folder)
+        return {
+            name: Pipeline(task=self.components.task, schema=self.schema, model=model).fit(training, context)
+            for name, model in self.components.task.baselines(self.schema).items()
+        }
+
+    def _baselines(self, part: Part) -> dict[str, dict[str, float]]:
+        """What the baselines, and the champion where there is one, score on the same rows."""
+        plain = replace(part, detail=False, rivals={})
+        scores = {name: dict(self.components.evaluator.judge(pipeline, plain).metrics) for name, pipeline in part.rivals.items()}
+        rival = self.rival
+        if rival is not None and rival.pipeline is not None:
+            try:
+                scores[CHAMPION] = dict(self.components.evaluator.judge(rival.pipeline, plain).metrics)
+            except RecipelineError as error:  # it lacks a column of today, or gives no probabilities: no reason to fail the new one
+                rival.pipeline, rival.reason = None, error.message
+                log.warning("the champion, run %s, cannot be judged on these rows: %s", rival.run_id[:8], error.message)
         return scores
 
     # --- tuning ---
@@ -188,10 +254,21 @@ class Line:
             task=self.components.task, schema=self.schema, model=model, preprocessor=preprocessor, augmenter=self.components.augmenter
         )
 
+    def inner(self, selected: Selected, folds: int) -> tuple[Fold, ...]:
+        cut: tuple[Fold, ...] = self.components.splitter.inner(selected, self.components.task, folds)
+        return cut
+
+    @staticmethod
+    def held_back(selected: Selected, fold: Fold) -> Selected | None:
+        return None if fold.validation is None else selected.take(fold.validation)
+
     def context(self, folder: Path, model: Any, progress: Progress, previous: Any = None) -> FitContext:
         if takes_context(model):
             folder.mkdir(parents=True, exist_ok=True)
-        return FitContext(self.components.recipe.seed, folder, progress, self.events, previous=previous)
+        shared = self.work.folder / SHARED
+        if takes_context(model):
+            shared.mkdir(exist_ok=True)
+        return FitContext(self.components.recipe.seed, folder, progress, self.events, previous=previous, shared=shared)
 
 
 class Trial:
@@ -200,13 +277,20 @@ class Trial:
     def __init__(self, line: Line, training: Selected, rows: Any, metric: str, folder: Path) -> None:
         self.line, self.metric, self.folder = line, metric, folder
         self.checked = line.components.task.streams == "rows"
+        self.at_a_time = tune.jobs(line.components.settings.hyperparameter_tuning.parallelization.n_jobs)
         self.seeds = range(line.components.recipe.seed, line.components.recipe.seed + line.components.recipe.tuning.seeds_per_trial)
-        inner = line.components.splitter.inner(training, line.components.task, line.components.recipe.tuning.folds)
+        inner = line.inner(training, line.components.recipe.tuning.folds)
+        _refuse_leaks(inner, line.components.splitter)
         self.folds = [
-            (training.take(fold.train), Part(take(rows, fold.test), training.take(fold.test), (metric,), detail=False,
-             past=None if fold.past is None else take(rows, fold.past), fold=str(number), seed=line.components.recipe.seed))
+            (training.take(fold.train), line.held_back(training, fold), self._part(training, rows, fold, str(number)))
             for number, fold in enumerate(inner)
-        ]  # fmt: skip
+        ]
+
+    def _part(self, training: Selected, rows: Any, fold: Fold, label: str) -> Part:
+        past = None if fold.past is None else take(rows, fold.past)
+        seed = self.line.components.recipe.seed
+        test = training.take(fold.test)
+        return Part(take(rows, fold.test), test, (self.metric,), detail=False, past=past, fold=label, seed=seed, origin=fold.origin)
 
     def score(self, values: Mapping[str, Any], report: Callable[[int, float], bool]) -> float:
         """Mean of the tuned metric over the inner folds and the seeds of a trial.
@@ -215,18 +299,27 @@ class Trial:
         """
         scores: list[float] = []
         clock = _Clock(report)
-        for number, (training, part) in enumerate(self.folds):
+        for number, (training, held, part) in enumerate(self.folds):
             for seed in self.seeds:
                 heard = clock if number == 0 and seed == self.seeds[0] else Silent()
-                scores.append(self._scored(values, training, part, seed, heard))
-            if clock.pruned or (not clock.used and number + 1 < len(self.folds) and report(number, float(np.mean(scores)))):
+                scores.append(self._scored(values, training, held, part, seed, heard))
+                if clock.pruned:  # by the first training: no other needs to be made
+                    raise tune.Pruned
+            if not clock.used and number + 1 < len(self.folds) and report(number, float(np.mean(scores))):
                 raise tune.Pruned
         return float(np.mean(scores))
 
-    def _scored(self, values: Mapping[str, Any], training: Selected, part: Part, seed: int, progress: Progress) -> float:
+    def _scored(
+        self, values: Mapping[str, Any], training: Selected, held: Selected | None, part: Part, seed: int, progress: Progress
+    ) -> float:
         pipeline = self.line.fresh(values)
+        if self.at_a_time != 1:
+            boosters.share_cores(pipeline.model, self.at_a_time)
         with self._scratch(pipeline.model) as scratch:
-            pipeline.fit(training, replace(self.line.context(scratch, pipeline.model, progress), seed=seed))
+            context = replace(self.line.context(scratch, pipeline.model, progress), seed=seed)
+            with parallel.fitting(self.line.components.settings.execution.joblib):
+                pipeline.fit(training, context, validation=held, inner=self.line.inner)
+            part = replace(part, features=partial(pipeline.features, part.selected))
             evaluation = self.line.components.evaluator.judge(_Inside(pipeline, part) if self.checked else pipeline, part)
         _refuse_unfinished(evaluation)
         return float(evaluation.metrics[self.metric])
@@ -266,6 +359,18 @@ class _Clock(Silent):
         return self.pruned
 
 
+def _refuse_leaks(cut: Sequence[Fold], splitter: Any) -> None:
+    """No pipeline is judged on a row that it was fitted on, whoever wrote the splitter."""
+    fitted: Any = None
+    for number, fold in enumerate(cut):
+        if fold.refit or number == 0:  # a warm refit goes on from what the rows before have taught
+            fitted = np.union1d(fitted, fold.train) if fold.warm and fitted is not None and fold.train is not None else fold.train
+        shared = 0 if fitted is None or fold.test is None else int(np.isin(fold.test, fitted).sum())
+        if shared:
+            message = f"{shared} rows of fold {fold.label or number} are judged by a pipeline that was fitted on them"
+            raise DataError(message, hint="train and test of a splitter share no row", slug="leak", where=type(splitter).__name__)
+
+
 def _quarantine(saved: Path) -> None:
     """A saved fold of an earlier attempt that was damaged since is put aside, and made again."""
     if not saved.is_dir():
@@ -295,11 +400,41 @@ def aggregate(folds: tuple[Judged, ...]) -> dict[str, float]:
     return result
 
 
+def tables(folds: tuple[Judged, ...]) -> dict[str, pd.DataFrame]:
+    """Every table of the evaluation; over several folds one below the other, with the column `fold` in front."""
+    if len(folds) == 1:
+        return dict(folds[0].tables)
+    import pandas as pd
+
+    found: dict[str, list[pd.DataFrame]] = {}
+    for judged in folds:
+        for name, frame in judged.tables.items():
+            marked = frame if "fold" in frame else pd.concat([pd.Series(judged.label, frame.index, str, "fold"), frame], axis=1)
+            found.setdefault(name, []).append(marked)
+    return {name: pd.concat(frames, ignore_index=True) for name, frames in found.items()}
+
+
+def table_file(name: str) -> str:
+    """The file that a table is kept in: CSV where its name says so, else Parquet."""
+    return name if name.endswith(".csv") else f"{name}.parquet"
+
+
+def summary(evaluator: Any, folds: tuple[Judged, ...]) -> Evaluation:
+    """The tables that are kept of a run and the figures of all its folds, where the evaluator sums up; else the tables of all folds."""
+    together = tables(folds)
+    if not hasattr(evaluator, "summarise"):
+        return Evaluation({}, together)
+    with foreign(evaluator, "evaluation-failed"):
+        found: Evaluation = evaluator.summarise(together)
+    return found
+
+
 def baselines(folds: tuple[Judged, ...]) -> dict[str, dict[str, float]]:
-    """The mean over the folds of every baseline."""
+    """The mean over the folds of every baseline that was judged in all of them."""
     return {
         baseline: {name: float(np.mean([fold.baselines[baseline][name] for fold in folds])) for name in first}
         for baseline, first in folds[0].baselines.items()
+        if all(baseline in fold.baselines for fold in folds)
     }
 
 

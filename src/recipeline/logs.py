@@ -9,11 +9,14 @@ As a library nothing is configured: records reach whatever handlers the program 
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import re
 import sys
+import threading
+from base64 import b64encode
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -21,7 +24,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 from recipeline.errors import UsageError, did_you_mean
 
@@ -38,19 +41,19 @@ NOISY = (
 
 _OWN = frozenset({"taskName", "run_id", "message", "asctime", *vars(logging.makeLogRecord({}))})
 
-_PATTERNS = (
-    # scheme://user:password@host: the password, also where it holds an @ that nobody encoded
-    (re.compile(r"(?i)(?<![a-z0-9+.\-])([a-z][a-z0-9+.\-]{0,40}://[^\s/:@'\"]*):([^\s/'\"]+)@"), rf"\1:{MASK}@"),
-    # password=…, "token": "…", api_key=… in queries, DSNs and dumped mappings
-    (
-        re.compile(
-            r"(?i)((?<![\w\-])[\"']?[\w\-]*(?:password|passwd|pwd|secret|token|api[_\-]?key|access[_\-]?key|account[_\-]?key)\b[\"']?"
-            r"\s*[=:]\s*)(\"[^\"]*\"|'[^']*'|[^\s,;&)\]}]+)"
+_PATTERNS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        # scheme://user:password@host: the password, also where it holds an @ that nobody encoded
+        r"(?i)(?<![a-z0-9+.\-])[a-z][a-z0-9+.\-]{0,40}://[^\s/:@'\"]*:(?P<hide>[^\s/'\"]+)@",
+        # password=…, "token": "…", api_key=… in queries, DSNs and dumped mappings
+        (
+            r"(?i)(?<![\w\-])[\"']?[\w\-]*(?:password|passwd|pwd|secret|token|api[_\-]?key|access[_\-]?key|account[_\-]?key)\b[\"']?"
+            r"\s*[=:]\s*(?P<hide>\"[^\"]*\"|'[^']*'|[^\s,;&)\]}]+)"
         ),
-        rf"\1{MASK}",
-    ),
-    (re.compile(r"(?i)([?&](?:sig|x-amz-signature|x-amz-credential|x-goog-signature)=)[^&\s]+"), rf"\1{MASK}"),
-    (re.compile(r"(?i)\b(bearer|authorization[\"']?\s*[:=]\s*[\"']?(?:basic|bearer))\s+[A-Za-z0-9._~+/\-]{8,}=*"), rf"\1 {MASK}"),
+        r"(?i)[?&](?:sig|x-amz-signature|x-amz-credential|x-goog-signature)=(?P<hide>[^&\s]+)",
+        r"(?i)\b(?:bearer|authorization[\"']?\s*[:=]\s*[\"']?(?:basic|bearer))\s+(?P<hide>[A-Za-z0-9._~+/\-]{8,}=*)",
+    )
 )
 
 _secrets: dict[str, None] = {}  # values that never reach a log, longest first
@@ -64,16 +67,27 @@ _kept: list[Kept] = []
 
 
 def register_secret(*values: str) -> None:
-    """From now on these values, as they are or as URLs, Python and JSON write them, are masked in every record.
+    """From now on these values, as they are or as URLs, Python, JSON and base64 write them, are masked in every record.
 
     Values of fewer than four characters are left out: masking them would make every log unreadable and hide nothing.
     """
     for value in values:
         if len(value) >= 4:
-            _secrets.update(dict.fromkeys((value, quote(value, safe=""), quote_plus(value), repr(value)[1:-1], json.dumps(value)[1:-1])))
+            forms = {value, unquote(value), quote(value, safe=""), quote_plus(value), repr(value)[1:-1], json.dumps(value)[1:-1]}
+            _secrets.update(dict.fromkeys(form for form in forms if len(form) >= 4))
+            _secrets.update(dict.fromkeys(_in_base64(value) | _in_base64(unquote(value))))
     longest_first = sorted(_secrets, key=lambda secret: (-len(secret), secret))
     _secrets.clear()
     _secrets.update(dict.fromkeys(longest_first))
+
+
+def _in_base64(secret: str) -> set[str]:
+    """What every base64 text that holds the secret holds, too; none for secrets so short that other texts hold it by chance."""
+    plain = secret.encode(errors="replace")
+    if len(plain) < 8:
+        return set()
+    found = {b64encode(b"\0" * before + plain).decode()[start:-4] for before, start in enumerate((0, 2, 3))}
+    return found | {form.translate(str.maketrans("+/", "-_")) for form in found}
 
 
 def forget_secrets() -> None:
@@ -82,13 +96,18 @@ def forget_secrets() -> None:
 
 
 def mask(text: str) -> str:
-    """The text without registered secrets, passwords in URIs and values that stand beside a secret's name."""
-    for secret in _secrets:
-        if secret in text:
-            text = text.replace(secret, MASK)
-    for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
-    return text
+    """The text without registered secrets, passwords in URIs and values that stand beside a secret's name.
+
+    All are looked for in the text as it came: a secret that is part of the word `password` must not hide that word.
+    """
+    spans = [found.span() for secret in _secrets if secret in text for found in re.finditer(re.escape(secret), text)]
+    spans += [found.span("hide") for pattern in _PATTERNS for found in pattern.finditer(text)]
+    pieces, at = [], 0
+    for start, end in sorted(spans):
+        if start >= at:
+            pieces += [text[at:start], MASK]
+        at = max(at, end)
+    return "".join(pieces) + text[at:]
 
 
 # --- records ---------------------------------------------------------------------------------------------------------
@@ -171,6 +190,43 @@ def _telling(key: str) -> bool:
     return mask(f"{key}=value") != f"{key}=value"
 
 
+class _Once(logging.Filter):
+    """Warnings of Python, which libraries repeat in every fit: each is one line, and said once in a run.
+
+    Its text is kept on one line, with the file below `site-packages` instead of a path of this machine.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[tuple[str, str]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text, kind = self._warning(record)
+        record.msg, record.args = text, ()
+        key = (current_run(), kind)
+        if key in self._said:
+            return False
+        if len(self._said) < LONGEST:
+            self._said.add(key)
+        return True
+
+    def forget(self) -> None:
+        self._said.clear()
+
+    def _warning(self, record: logging.LogRecord) -> tuple[str, str]:
+        text = record.getMessage()
+        if (found := _WARNING.match(text)) is None:
+            return text, text
+        words = " ".join(found["text"].split())
+        place = f"{found['file'].replace(os.sep, '/').rpartition('site-packages/')[2]}:{found['line']}"
+        said = f"{found['category']}: {words}"
+        return f"{said} ({place if 'site-packages' in found['file'] else Path(place).name})", said
+
+
+_WARNING = re.compile(r"(?s)(?P<file>.+?):(?P<line>\d+): (?P<category>\w+): (?P<text>.*?)(\n  [^\n]*)?\n?\Z")
+_once = _Once()
+
+
 # --- handlers --------------------------------------------------------------------------------------------------------
 
 
@@ -199,7 +255,7 @@ def configure(
         raise UsageError(f"there is no log format {format}", hint=did_you_mean(format, ("text", "json")), where="logging.format")
     register_secret(*secrets)
     close()
-    handler = logging.StreamHandler(stream or sys.stderr)
+    handler = _Stderr() if stream is None else logging.StreamHandler(stream)
     handler.setFormatter(_Json() if format == "json" else _Text())
     _handlers.append(handler)
     logging.getLogger().addHandler(handler)
@@ -208,7 +264,22 @@ def configure(
         logging.getLogger(library).setLevel(logging.INFO if name == "DEBUG" else max(logging.WARNING, logging.getLevelName(name)))
     # Its retries are ours to report: `resilience` says each of them once.
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    logging.getLogger("py.warnings").addFilter(_once)
+    # It would show every statement with its values, MLflow's and ours; no level of ours asks for that.
+    logging.getLogger("sqlalchemy.engine").setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to what sys.stderr is now: while a bar is drawn it leads above the bar, and not through it."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, given: TextIO) -> None:
+        """What the base class was given does not count."""
 
 
 class Kept(logging.Handler):
@@ -298,4 +369,59 @@ def close() -> None:
         root.removeHandler(handler)
         handler.close()
     _handlers.clear()
+    logging.getLogger("py.warnings").removeFilter(_once)
+    _once.forget()
     logging.captureWarnings(capture=False)
+
+
+# --- what libraries print --------------------------------------------------------------------------------------------
+
+
+class _Printed(io.TextIOBase):
+    """Whole lines become records; `written` is where the rest waits, for each thread by itself."""
+
+    def __init__(self) -> None:
+        self._waiting = threading.local()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, rest = (getattr(self._waiting, "text", "") + text).split("\n")
+        self._waiting.text = rest
+        for line in lines:
+            self._say(line)
+        return len(text)
+
+    def end(self) -> None:
+        self._say(getattr(self._waiting, "text", ""))
+        self._waiting.text = ""
+
+    def _say(self, line: str) -> None:
+        if line.strip():
+            logging.getLogger("recipeline").info("%s", line.rstrip())
+
+
+@contextmanager
+def printed() -> Iterator[None]:
+    """What is printed inside becomes log records: answers go to stdout, and libraries that print are no answers.
+
+    Trainings in several threads share one redirection: the first begins it and the last one ends it.
+    """
+    global _before
+    with _printing:
+        _printers.append(_Printed() if not _printers else _printers[-1])
+        if len(_printers) == 1:
+            _before, sys.stdout = sys.stdout, _printers[-1]
+    try:
+        yield
+    finally:
+        with _printing:
+            _printers.pop().end()
+            if not _printers:
+                sys.stdout = _before
+
+
+_printing = threading.Lock()
+_printers: list[_Printed] = []
+_before: TextIO = sys.stdout

@@ -46,6 +46,9 @@ class Measure:
     _backend: Any = None
     _children: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._names = tuple(self.labels)
+
     def inc(self, amount: float = 1.0, **labels: str) -> None:
         if self.kind == "histogram" or (self.kind == "counter" and amount < 0):
             raise ValueError(f"{self.name}: a {self.kind} cannot be increased by {amount:g}")
@@ -73,6 +76,8 @@ class Measure:
         return tuple(labels[name] if labels[name] in known else OTHER for name, known in self.labels.items())
 
     def _child(self, labels: Mapping[str, str]) -> Any:
+        if (*labels,) == self._names and (usual := self._children.get((*labels.values(),))) is not None:
+            return usual  # known values in the order of the definition: one look-up, for this is on every request's way
         if labels.keys() != self.labels.keys():
             raise ValueError(f"{self.name} has the labels {sorted(self.labels)}; got {sorted(labels)}")
         values = self._key(labels)

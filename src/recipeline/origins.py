@@ -112,6 +112,7 @@ def _part(spec: PartSpec, components: Components) -> Iterator[Value]:
         yield _default((*spec.key, word), spec.reference, f"default of {recipe.task_type}")
     given = {takes.meaning(name) for name in spec.arguments}
     entry = registry.entry(spec.role, spec.reference)
+    added = components.added(spec)
     configured: Mapping[str, Any] = {}
     if entry is not None:
         configured = (settings.public().get("parts") or {}).get(entry.role, {}).get(entry.name, {})
@@ -123,6 +124,8 @@ def _part(spec: PartSpec, components: Components) -> Iterator[Value]:
             yield Value("recipe", spec.key_of(name), configured[name], "configuration", origin)
         elif name == "random_state" and components.seeded(spec):
             yield Value("recipe", spec.key_of(name), recipe.seed, "seed", "seed of the recipe")
+        elif name in added:
+            yield _default(spec.key_of(name), added[name], "added by the engine")
         else:
             yield _default(spec.key_of(name), takes.defaults.get(name), f"default of {takes.owner}")
 

@@ -5,19 +5,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from recipeline import boosters
 from recipeline.errors import RecipelineError, TrainingFailed
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from recipeline.contracts import FitContext, Selected
+    from recipeline.contracts import FitContext, Fold, Selected
     from recipeline.schema import InputSchema
 
 
@@ -59,25 +61,46 @@ class Pipeline:
         """What an answer names as the version of the model: the recipe's name and the run."""
         return f"{self.facts.get('name', 'model')}-{self.run_id[:8] or 'unsaved'}"
 
-    def fit(self, selected: Selected, context: FitContext) -> Pipeline:
+    def fit(
+        self,
+        selected: Selected,
+        context: FitContext,
+        *,
+        validation: Selected | None = None,
+        inner: Callable[[Selected, int], tuple[Fold, ...]] | None = None,
+    ) -> Pipeline:
         """Fit preprocessor and model on the rows given; returns self.
+
+        validation  rows held back; the model gets them transformed by what was fitted on the others
+        inner       cuts folds inside the rows that are fitted on
 
         Raises TrainingFailed, with the estimator's own words, when one of the parts raises.
         """
         part = self.preprocessor
         try:
             if part is None:
-                ready = selected.with_features(_laid_out(selected.X, self.model))
+                fitted, ready = selected, selected.with_features(_laid_out(selected.X, self.model))
             elif getattr(part, "online", False):
-                ready, context = selected, replace(context, preprocessor=part)
+                if hasattr(part, "expect"):
+                    part.expect(self.schema)
+                fitted, ready, context = selected, selected, replace(context, preprocessor=part)
             else:
                 if hasattr(part, "expect"):
                     part.expect(self.schema)
                 mask = part.training_rows(selected.X) if hasattr(part, "training_rows") else None
                 fitted = selected if mask is None or bool(np.all(mask)) else selected.take(np.flatnonzero(mask))
                 ready = fitted.with_features(_fit_transform(part, fitted))
+                if hasattr(part, "reads"):
+                    self.schema = self.schema.only(part.reads())
+            if validation is not None:
+                online = getattr(part, "online", False)
+                context = replace(context, validation=validation if online else validation.with_features(self.features(validation)))
+            if inner is not None:
+                context = replace(context, inner=partial(inner, fitted))
             part = self.model
-            self.model = self.task.fit(part, ready, context)
+            if hasattr(part, "expect"):
+                part.expect(self.schema)
+            self.model = self.task.fit(part, ready.with_features(boosters.plain_names(ready.X, part)), context)
         except (RecipelineError, MemoryError):
             raise
         except Exception as error:  # an estimator may raise anything; its words reach the user with a slug
@@ -105,19 +128,20 @@ class Pipeline:
 
     def predict_selected(self, selected: Selected) -> pd.DataFrame:
         """The output frame for rows that were checked and taken apart before."""
-        part = self.preprocessor
-        try:
-            if part is not None:
-                selected = selected.with_features(part.transform(_laid_out(selected.X, part)))
-            else:
-                selected = selected.with_features(_laid_out(selected.X, self.model))
-            part = self.model
-            output: pd.DataFrame = self.task.rows(part, selected, self.schema)
-        except (RecipelineError, MemoryError):
-            raise
-        except Exception as error:  # as in fit: whatever the part raised becomes one line with a slug
-            raise TrainingFailed(words(error), slug="prediction-failed", where=type(part).__name__) from error
+        selected = selected.with_features(self.features(selected))
+        with _answering(self.model):
+            output: pd.DataFrame = self.task.rows(self.model, selected, self.schema)
         return output
+
+    def features(self, selected: Selected) -> Any:
+        """What the model is given for rows that were checked and taken apart before: preprocessed, (n, d).
+
+        What an online preprocessor has learned is the model's to use: it gets the rows as it got them in training.
+        """
+        part = None if getattr(self.preprocessor, "online", False) else self.preprocessor
+        with _answering(part):
+            X = _laid_out(selected.X, self.model) if part is None else part.transform(_laid_out(selected.X, part))
+        return boosters.plain_names(X, self.model)
 
 
 def _fit_transform(preprocessor: Any, selected: Selected) -> Any:
@@ -139,6 +163,17 @@ def _laid_out(X: Any, part: Any) -> Any:
     if values.flags.c_contiguous:
         return X
     return type(X)(np.ascontiguousarray(values), index=X.index, columns=X.columns)
+
+
+@contextmanager
+def _answering(part: Any) -> Iterator[None]:
+    """As in fit: whatever a fitted part raises becomes one line with a slug."""
+    try:
+        yield
+    except (RecipelineError, MemoryError):
+        raise
+    except Exception as error:
+        raise TrainingFailed(words(error), slug="prediction-failed", where=type(part).__name__) from error
 
 
 @contextmanager

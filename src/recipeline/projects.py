@@ -37,7 +37,7 @@ def create(folder: Path) -> list[str]:
 
 
 def _fill(folder: Path, name: str = "") -> list[str]:
-    name = re.sub(r"[^A-Za-z0-9_-]+", "_", name or folder.resolve().name).strip("_-") or "project"
+    name = re.sub(r"[^\w-]+", "_", name or folder.resolve().name).strip("_-") or "project"
     for path, text in TEXTS.items():
         files.write_text(folder / path, text.replace("@NAME@", name).replace("@NAMESPACES@", ", ".join(NAMESPACES)))
     rows = list(customers())
@@ -109,7 +109,7 @@ help:
 	@echo "make check | train | predict | serve | runs | doctor | schema      RECIPE=$(RECIPE) RUN=$(RUN)"
 
 check:
-	recipeline validate --recipe-file $(RECIPE)
+	@for recipe in recipes/*.yaml; do recipeline validate --recipe-file "$$recipe" || exit; done
 
 train:
 	recipeline train --recipe-file $(RECIPE)
@@ -147,7 +147,7 @@ __pycache__/
 # ${VARIABLE} and ${VARIABLE:default} are looked up when a command needs the value; passwords belong there, never here.
 
 mlflow:
-  experiment_name: @NAME@
+  experiment_name: "@NAME@"
 
 data_adapters:
   adapters:

@@ -7,20 +7,23 @@ import json
 import logging
 import shutil
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
 from recipeline import artifact, document, folds, logs, report, tracking
-from recipeline.contracts import Split
+from recipeline.contracts import Evaluation, Fold, Selected, Split
 from recipeline.errors import Conflict, RecipelineError
 from recipeline.stores import files
 
 if TYPE_CHECKING:
-    import numpy as np
+    import pandas as pd
 
     from recipeline.assemble import Components
     from recipeline.folds import Line, Outcome
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("recipeline")
 
+FITTED_ROWS = "fitted_rows.parquet"
+ROWS_REMEMBERED = 100_000
 WORK_TAG = "recipeline.work"
 """Tag of a run: the key of its work folder."""
 
@@ -131,12 +136,19 @@ def compose(folder: Path, line: Line, split: Split, outcome: Outcome, hashes: np
     """Write the artifact: the saved parts, and beside them everything that was found out; whole or not at all."""
     components, work = line.components, line.work
     saved = artifact.verify(outcome.saved)
-    results = {
+    results: dict[str, Any] = {
         "metrics": folds.aggregate(outcome.folds),
         "baselines": folds.baselines(outcome.folds),
         "folds": [{"fold": judged.label, **judged.metrics} for judged in outcome.folds],
     }
+    if line.rival is not None:
+        results["champion"] = {"run_id": line.rival.run_id, "reason": line.rival.reason}
+    summary = folds.summary(components.evaluator, outcome.folds)
     audit = dict(split.audit) | {"folds": list(folds.rows_of(split)), "sealed": _sealed(split, hashes)}
+    rows = rows_of(line.selected, line.data)
+    if rows is not None:
+        fitted, every = rows.sample(_kept(split))
+        audit["fitted_rows"] = {"columns": list(rows.columns), "every": every}
     about = {
         "run_id": work.run_id,
         "name": components.recipe.name,
@@ -145,6 +157,7 @@ def compose(folder: Path, line: Line, split: Split, outcome: Outcome, hashes: np
         "git_commit": artifact.git_commit(components.settings.project),
         "parameters": dict(components.params),
         "recipe_folder": _folder_of(components),
+        **({} if line.base is None else {"extends": line.base.pipeline.run_id}),
     }
     with files.atomic_folder(folder) as partial:
         for name in saved.files:
@@ -158,16 +171,56 @@ def compose(folder: Path, line: Line, split: Split, outcome: Outcome, hashes: np
         files.write_json(partial / "metrics.json", results)
         files.write_json(partial / "hpo.json", dict(outcome.hpo))
         files.write_json(partial / "split.json", audit)
-        for judged in outcome.folds:
-            for name, frame in judged.tables.items():
-                files.write_frame(partial / "tables" / f"{name}.parquet", frame)
+        if rows is not None:
+            files.write_frame(partial / FITTED_ROWS, fitted)
+        for name, frame in summary.tables.items():
+            files.write_frame(partial / "tables" / folds.table_file(name), frame)
         if components.settings.execution.report:
             work.phase("report")
-            report.write(partial / "report.html", _content(line, outcome, recipe, results, audit, about, seconds))
-        tracking.describe(partial, schema=line.schema, run_id=work.run_id)
+            report.write(partial / "report.html", _content(line, outcome, summary, recipe, results, audit, about, seconds))
+        tracking.describe(partial, schema=outcome.pipeline.schema, run_id=work.run_id)
         work.phase("commit")
         files.write_text(partial / "log.txt", logs.tail())
         artifact.seal(partial, binding=saved.binding, about=about, key=artifact.project_key(components.settings.project))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What identifies the rows of the data: a hash (n,) of the columns that name each row alone, else of all columns."""
+
+    columns: tuple[str, ...]
+    hashes: np.ndarray[Any, Any]
+
+    def sample(self, chosen: np.ndarray[Any, Any] | None) -> tuple[pd.DataFrame, int]:
+        """The hashes of some rows, or of all, as a table; of many rows those that `every` divides, so that it stays small."""
+        import pandas as pd
+
+        hashes = np.unique(self.hashes if chosen is None else self.hashes[chosen])
+        every = 1 << max(0, (len(hashes) // ROWS_REMEMBERED).bit_length())
+        return pd.DataFrame({"hash": hashes[hashes % np.uint64(every) == 0]}), every
+
+
+def rows_of(selected: Selected, data: Any) -> Rows | None:
+    """None for data that have no rows."""
+    if not hasattr(data, "iloc"):
+        return None
+    from pandas.util import hash_pandas_object
+
+    named = data if selected.keys is None or selected.keys.duplicated().any() else selected.keys
+    return Rows(tuple(map(str, named.columns)), hash_pandas_object(named, index=False).to_numpy())
+
+
+def trained_on(fold: Fold) -> np.ndarray[Any, Any]:
+    """The rows that a fold's pipeline knows: fitted on, or held back to calibrate it."""
+    rows = np.empty(0, np.intp) if fold.train is None else fold.train
+    return rows if fold.validation is None else np.concatenate([rows, fold.validation])
+
+
+def _kept(split: Split) -> np.ndarray[Any, Any] | None:
+    """The rows that the pipeline which is kept knows; None means all."""
+    if split.keep == "all":
+        return None if split.final is None else trained_on(split.final)
+    return trained_on([fold for number, fold in enumerate(split.folds) if fold.refit or number == 0][-1])
 
 
 def _folder_of(components: Components) -> str | None:
@@ -189,6 +242,7 @@ def _sealed(split: Split, hashes: np.ndarray[Any, Any] | None) -> list[str]:
 def _content(
     line: Line,
     outcome: Outcome,
+    summary: Evaluation,
     recipe: str,
     results: Mapping[str, Any],
     audit: Mapping[str, Any],
@@ -198,6 +252,7 @@ def _content(
     components = line.components
     last = outcome.folds[-1]
     several = len(outcome.folds) > 1
+    summed = hasattr(components.evaluator, "summarise")
     return report.ReportContent(
         title=components.recipe.name,
         run_id=line.work.run_id,
@@ -207,19 +262,25 @@ def _content(
         baselines=results["baselines"],
         folds=results["folds"] if several else (),
         audit={name: value for name, value in audit.items() if name != "sealed"},
-        schema=line.schema.to_json(),
+        schema=outcome.pipeline.schema.to_json(),
         data=report.summarise(line.data) if hasattr(line.data, "iloc") else {},
         hpo=outcome.hpo if outcome.hpo["enabled"] else None,
-        figures=last.figures,
-        tables=last.tables,
+        figures={**last.figures, **summary.figures},
+        tables=summary.tables if summed else last.tables,
+        summed=summed,
         versions=artifact.versions(),
         seed=components.recipe.seed,
         seconds=seconds,
         task=components.recipe.task_type,
-        warnings=tuple(outcome.hpo.get("notes", ())),
+        warnings=(*outcome.hpo.get("notes", ()), *_about_the_rival(line)),
         finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        about={name: about[name] for name in ("data_fingerprint", "git_commit", "parameters") if about[name]},
+        about={name: about[name] for name in ("data_fingerprint", "git_commit", "parameters", "extends") if about.get(name)},
     )
+
+
+def _about_the_rival(line: Line) -> Iterator[str]:
+    if line.rival is not None and line.rival.reason:
+        yield f"The champion is not judged: {line.rival.reason}."
 
 
 def text_of(components: Components, values: Mapping[str, Any] | None = None) -> str:

@@ -74,10 +74,14 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """What a class must have to play a role (`contracts.py`)."""
 
+INDUCTIVE = "KMeans, MiniBatchKMeans, BisectingKMeans, GaussianMixture, Birch, MeanShift or AffinityPropagation"
+"""Clustering estimators of scikit-learn that answer for new rows; what to take instead of one that labels its own rows only."""
+
 VALUES = ("metric", "route", "command")  # these entry points lead to objects or functions, all others to classes
 VENDORED = ("externals", "_vendor")  # other people's code inside an allowed package is not that package's
 OURS = frozenset({"recipeline.components", "recipeline.operations", "recipeline.resilience", "recipeline.timeseries"})
 """What a dotted path may name of ourselves: parts. The engine's other classes open files, databases and runs."""
+TESTING = ("_testing", "testing", "tests", "conftest", "_build_utils")  # code that tests or builds a package is nobody's part
 SYSTEM = ("builtins", "ctypes", "importlib", "nt", "os", "pickle", "posix", "runpy", "shutil", "socket", "subprocess", "sys")
 
 
@@ -184,7 +188,7 @@ class AllowList:
     def covers(self, path: str) -> bool:
         """Whether the module or class at `path` belongs to an allowed package and is its own code."""
         steps = path.split(".")
-        if any(step in VENDORED or step in SYSTEM or step.startswith("__") for step in steps):
+        if any(step in VENDORED or step in SYSTEM or step.startswith("__") for step in steps) or any(step in TESTING for step in steps[1:]):
             return False
         return any(".".join(steps[:n]) in self.namespaces for n in range(1, len(steps) + 1))
 
@@ -237,9 +241,10 @@ def find(role: str, reference: str, allow: AllowList) -> Any:
     found = named.load() if named else resolve(reference, allow)
     lacking = [method for method in METHODS.get(role, ()) if not hasattr(found, method)]
     if lacking:
-        raise RecipeError(
-            Problem("wrong-kind", (), f"{reference} cannot be a {role}: it has no {' and no '.join(lacking)}", _instead(role), at="value")
-        )
+        what, hint = f"{reference} cannot be a {role}: it has no {' and no '.join(lacking)}", _instead(role)
+        if role == "model" and lacking == ["predict"] and hasattr(found, "fit_predict"):
+            what, hint = f"{what}, so it can say nothing of rows that it was not fitted on", f"use {INDUCTIVE}"
+        raise RecipeError(Problem("wrong-kind", (), what, hint, at="value"))
     return found
 
 
@@ -409,8 +414,12 @@ def _import_failure(error: BaseException, who: str) -> RecipelineError:
         return _broken(who, f"No module named {error.name!r}")
     cause = re.sub(r"(?:/[\w.+@~-]+)+/", "", str(error).strip().partition("\n")[0])  # a path of this machine helps nobody else
     for library in reversed(_libraries(error)):
-        return MissingLibrary(library, EXTRAS[library], f"it cannot be loaded: {cause}; install that system library as well")
+        named = _SHARED.search(str(error))  # XGBoost tells a page of likely causes around it
+        return MissingLibrary(library, EXTRAS[library], unloadable=named.group() if named else cause.rstrip("."))
     return _broken(who, f"{type(error).__name__}: {cause}" if cause else type(error).__name__)
+
+
+_SHARED = re.compile(r"\blib[\w+-]+\.(?:so[.\d]*|\w*\.?dylib): [\w ,]+")
 
 
 def _libraries(error: BaseException) -> list[str]:

@@ -18,6 +18,7 @@ from recipeline.recipe import Recipe
 from recipeline.recipe import load as load_recipe
 from recipeline.settings import Settings
 from recipeline.settings import load as load_settings
+from recipeline.stores.parameters import check_given
 
 if TYPE_CHECKING:
     from recipeline.artifact import Manifest
@@ -70,12 +71,12 @@ def open_run(run: str | os.PathLike[str], settings: Settings, *, name: str | Non
     recipe = load_recipe(folder / "recipe.yaml")
     if origin := manifest.about.get("recipe_folder"):  # relative paths in it mean what they meant in training
         recipe = replace(recipe, path=settings.project / origin / "recipe.yaml")
-    components = assemble(recipe, settings, params=manifest.about.get("parameters", {}))
+    components = assemble(recipe, settings, params=manifest.about.get("parameters", {}), kept=folder / "sql")
     pickles = settings.security.allow_pickle or artifact.signed_here(manifest, settings.project)
     pipeline = artifact.read(
         folder, task=components.task, augmenter=components.augmenter, find=components.find, manifest=manifest, pickles=pickles
     )
-    return Opened(folder, manifest, recipe, components, pipeline)
+    return Opened(folder, manifest, recipe, components, components.settle(pipeline))
 
 
 def from_recipe(path: Path, settings: Settings) -> Pipeline:
@@ -91,7 +92,12 @@ def from_recipe(path: Path, settings: Settings) -> Pipeline:
             f"{type(model).__name__} has to be trained before it can be served",
             hint=f"recipeline train --recipe-file {path}, then serve-api --run-id",
         )
+    if hasattr(components.task, "introduce"):
+        components.task.introduce(model)
     schema = components.task.describe(None)
+    for part in (preprocessor, model):
+        if hasattr(part, "expect"):
+            part.expect(schema)
     return Pipeline(
         task=components.task, schema=schema, model=model, preprocessor=preprocessor, augmenter=components.augmenter,
         facts={"name": recipe.name},
@@ -111,18 +117,26 @@ def predict_batch(
 ) -> BatchResult:
     """Predict for every row of the run's own source, or of another with the same contract.
 
-    params  override the run's stored parameters
+    The run's own query is the one in its artifact, whatever became of the project's file since.
+
+    params  override the run's stored parameters, one by one; one that the query does not know is an error (RecipeError) where
+            it looks like one that it knows, else a warning
     source  a path (from the working directory), an address or a query; None is the run's own
     output  None is `predictions/<run id>.parquet` in the project
     """
     components = opened.components
-    parameters = {**components.params, **(params or {})}
-    if parameters != components.params:
-        components = assemble(opened.recipe, settings, params=parameters)
-    loader = components.loader
+    given = dict(params or {})
     if source is not None:
         here = Path(source)
-        loader = DefaultLoader(str(here.absolute()) if here.exists() else source, places=components.places, context_params=parameters)
+        places = replace(components.places, kept=None)
+        asked = DefaultLoader(str(here.absolute()) if here.exists() else source, places=places)
+        parameters = _known(asked, {**components.params, **given}, given)
+        loader = DefaultLoader(asked.source_uri, places=places, context_params=parameters)
+    else:
+        parameters = _known(components.loader, {**components.params, **given}, given)
+        if given:
+            components = assemble(opened.recipe, settings, params=parameters, kept=opened.folder / "sql")
+        loader = components.loader
     return run_batch(
         opened.pipeline,
         loader,
@@ -130,8 +144,18 @@ def predict_batch(
         output=output or str(settings.project / "predictions" / f"{opened.pipeline.run_id}.parquet"),
         params=parameters,
         rows=settings.execution.batch.rows,
+        workers=settings.execution.batch.workers,
         overwrite=overwrite,
         evaluate=components.evaluator if evaluate else None,
         metrics=tuple(metric.name for metric in components.metrics),
         progress=progress,
     )
+
+
+def _known(loader: Any, parameters: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that the loader's query reads, of those in force; what else was given now is an error or a warning."""
+    if not hasattr(loader, "parameters"):
+        return dict(parameters)
+    declared = loader.parameters()
+    check_given(getattr(loader, "source_uri", type(loader).__name__), given, declared)
+    return {name: value for name, value in parameters.items() if name in declared}

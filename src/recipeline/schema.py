@@ -47,7 +47,8 @@ class InputSchema:
     """Columns in the order of training, and what the task wants to remember of its target.
 
     target  JSON-like; classification keeps names, dtype and sorted classes there
-    extras  JSON-like; whatever else a task needs at prediction
+    extras  JSON-like; whatever else a task needs at prediction. `example`: records that can be predicted from, where one row
+            with the example of each column cannot
     """
 
     columns: tuple[Column, ...]
@@ -65,6 +66,12 @@ class InputSchema:
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns if column.role == "key")
+
+    def only(self, features: Iterable[str]) -> InputSchema:
+        """The contract without the features that are not among these; a model that never reads a column need not ask for it."""
+        read = set(features)
+        kept = tuple(column for column in self.columns if column.role == "key" or column.name in read)
+        return self if len(kept) == len(self.columns) else InputSchema(kept, self.target, self.extras)
 
     def column(self, name: str) -> Column:
         for column in self.columns:
@@ -216,6 +223,8 @@ def dtype_of(values: pd.Series[Any]) -> str:
         return "datetime_utc"
     if pd.api.types.is_datetime64_dtype(dtype):
         return "datetime"
+    if isinstance(dtype, pd.ArrowDtype) and (known := _arrow_kind(dtype)):
+        return known
     if pd.api.types.is_string_dtype(dtype) and not pd.api.types.is_object_dtype(dtype):
         return "string"
     if pd.api.types.is_object_dtype(dtype):
@@ -238,6 +247,18 @@ def dtype_of(values: pd.Series[Any]) -> str:
             f"column {values.name!r} holds {kind} objects", hint="make it numbers, text, booleans or time stamps", slug="schema"
         )
     raise DataError(f"column {values.name!r} is of type {dtype}", hint="make it numbers, text, booleans or time stamps", slug="schema")
+
+
+def _arrow_kind(dtype: pd.ArrowDtype) -> str | None:
+    """Which of `DTYPES` time stamps, dates and decimals of Arrow are; pandas itself tells the other types of Arrow by their kind."""
+    import pyarrow as pa
+
+    arrow = dtype.pyarrow_dtype
+    if pa.types.is_timestamp(arrow):
+        return "datetime" if arrow.tz is None else "datetime_utc"
+    if pa.types.is_date(arrow):
+        return "datetime"
+    return "float64" if pa.types.is_decimal(arrow) else None
 
 
 def _kind(column: Column) -> str:
@@ -331,7 +352,7 @@ def _exact(column: Column, values: pd.Series[Any], nulls: pd.Series[bool]) -> pd
     if values.dtype == exact:
         return values
     try:
-        stamps: Any = pd.to_datetime(values, utc=utc)
+        stamps: Any = values if isinstance(values.dtype, pd.ArrowDtype) else pd.to_datetime(values, utc=utc)
         return pd.Series(stamps.astype(exact))
     except (ValueError, OverflowError) as error:  # a date like 9999-12-31, or time stamps of several zones
         hint = "they must lie between 1677 and 2262 and all be of one time zone or of none"

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from recipeline import document as documents
 from recipeline.contracts import ROLES
@@ -28,6 +28,8 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
 _SECRET_WORD = re.compile(
     r"pass(word|wd|phrase)?$|secret|token|api_?key|credential|private_?key|account_?key|access_?key|^pwd$|^key$", re.IGNORECASE
 )
+OF_RECIPES = ("name", "seed", "model", "evaluation")
+"""Keys at the top of a recipe that somebody may look for in the configuration."""
 _USERINFO = re.compile(r"(?<=://)([^/\s@]*?):([^/\s]*)@")
 _HIDDEN = "***"
 
@@ -123,8 +125,16 @@ class TuningLimits(Section):
 
 
 class Joblib(Parallelization):
-    backend: str = "loky"
-    address: str | None = None  # of a scheduler, for backends that have one
+    backend: Literal["loky", "multiprocessing", "threading", "sequential", "dask"] | None = None  # None: what each part prefers
+    address: str | None = None  # of the scheduler of dask
+
+    @model_validator(mode="after")
+    def _one_scheduler(self) -> Self:
+        if self.backend == "dask" and not self.address:
+            raise ValueError("dask needs the address of its scheduler: address: tcp://host:8786")
+        if self.backend != "dask" and self.address:
+            raise ValueError("an address is used with backend: dask only")
+        return self
 
 
 class Batch(Section):
@@ -137,6 +147,7 @@ class Execution(Section):
     batch: Batch = Field(default_factory=Batch)
     work_folder: Path = Path(".recipeline/work")  # below the project
     report: bool = True  # draw report.html
+    champion: bool = True  # judge the last model of the recipe beside the new one
 
 
 class Limits(Section):
@@ -252,6 +263,14 @@ class Settings(Section):
     def secrets(self) -> frozenset[str]:
         """Texts that no log may contain: passwords, tokens and keys of the configuration, as far as they are set."""
         return frozenset(secret for secret in _secrets(self._tree, (), self._variables) if len(secret) >= 4)
+
+    def part_secrets(self) -> dict[str, str]:
+        """The secrets among the arguments that `parts` gives, by the key they stand under."""
+        found: dict[str, str] = {}
+        for key, value in documents.walk(self._tree.get("parts") or {}, ("parts",)):
+            if isinstance(value, str):
+                found |= {dotted(key): secret for secret in _secrets(value, key, self._variables) if secret}
+        return found
 
     def origin(self, key: Key) -> str:
         """Which layer a value comes from: `config/dev.yaml:12`, an environment variable, `--set`, or `default`."""
@@ -619,6 +638,8 @@ def _check_section(data: Any, model: Any, key: Key, origin: _Origin, problems: l
             free = [word for word in known if word not in data]
             near = nearest(str(name), free) or nearest(str(name), known)
             hint = did_you_mean(str(name), [near] if near else known)
+            if not key and name in OF_RECIPES:
+                hint = "it is a key of recipes, and this is the configuration; write it in the recipe"
             problems.append(origin.locate(Problem("unknown-key", where, "unknown key", hint, suggestion=near)))
             continue
         inner = _model_of(model.model_fields[name].annotation)

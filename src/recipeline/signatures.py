@@ -62,6 +62,12 @@ def signature(made: type) -> Signature:
         names |= dict.fromkeys(learned)
         defaults |= learned
     aliases: dict[str, str] = {}
+    if inner := _WRAPPED.get(f"{made.__module__}.{made.__qualname__}"):
+        inside = signature(getattr(sys.modules[made.__module__], inner))
+        names |= dict.fromkeys(inside.names)
+        defaults |= inside.defaults
+        aliases |= inside.aliases
+        opened = inside.open
     if library:
         extra, groups = _TABLES[library]
         names |= dict.fromkeys(extra if opened else ())
@@ -399,6 +405,15 @@ max_leaves num_leaves
 
 _TABLES: Mapping[str, tuple[Iterable[str], Mapping[str, tuple[str, ...]]]] = MappingProxyType(
     {"lightgbm": (_LIGHTGBM, _LIGHTGBM), "xgboost": (_XGBOOST, _XGBOOST), "catboost": ((), _CATBOOST)}
+)
+
+# Classes that hand their `**kwargs` to another one, by the name under which their module knows it (CausalML 0.18).
+_WRAPPED: Mapping[str, str] = MappingProxyType(
+    {
+        "causalml.inference.meta.tlearner.XGBTRegressor": "XGBRegressor",
+        "causalml.inference.meta.tlearner.MLPTRegressor": "MLPRegressor",
+        "causalml.inference.meta.drlearner.XGBDRRegressor": "XGBRegressor",
+    }
 )
 
 _LOOSE = ("sklearn", "xgboost", "lightgbm", "catboost", "causalml")

@@ -9,15 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recipeline import artifact
-from recipeline.assemble import Components, assemble
+from recipeline import artifact, champion, further, logs
+from recipeline.assemble import Components, assemble, check
 from recipeline.contracts import Progress, Silent
 from recipeline.errors import DataError, RecipeError
 from recipeline.folds import Line
 from recipeline.pipeline import foreign
-from recipeline.recipe import Recipe
-from recipeline.recipe import load as load_recipe
-from recipeline.record import Attempt, compose
+from recipeline.recipe import Recipe, draft
+from recipeline.record import Attempt, compose, rows_of
 from recipeline.settings import Settings
 from recipeline.settings import load as load_settings
 from recipeline.work import Work, digest
@@ -34,7 +33,7 @@ class Run:
     baselines  {name: metrics} on the same rows
     artifact   the saved folder
     seconds    wall time of this call
-    resumed    it went on where an earlier attempt had stopped
+    resumed    it went on where an earlier attempt had stopped, or from a finished run
     """
 
     id: str
@@ -64,13 +63,19 @@ def train(
 
     recipe    a path, the text of a recipe, a mapping, or a loaded Recipe
     params    values for the templates of its source (`--context-params`)
-    resume    id of an unfinished run, a prefix of it, or `latest`; the same call after a crash goes on by itself
+    resume    id of an unfinished run, a prefix of it, or `latest`; the same call after a crash goes on by itself. Where there is
+              none, a finished run of a model that can go on (`extends`) is trained further, as a run of its own
 
     Raises RecipeError before any data is read, DataError for what the data break, TrainingFailed when the estimator
     raises, Conflict while another process trains the same.
     """
     started = time.perf_counter()
-    recipe = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if not isinstance(recipe, Recipe):
+        written = draft(recipe)
+        settings = settings or load_settings(project=written.path)
+        if written.problems:  # with what only the classes know, so that nobody mends a file twice
+            raise RecipeError(check(written, settings))
+        recipe = written.recipe()
     settings = settings or load_settings(project=recipe.path)
     if unsafe := settings.production_problems(serving=False):
         raise RecipeError(unsafe)
@@ -82,17 +87,23 @@ def train(
         if components.augmenter is not None:
             with foreign(components.augmenter, "augmenter-failed", DataError):
                 data = components.augmenter.augment(data, online=False)
+        if hasattr(task, "introduce"):
+            task.introduce(components.pipeline()[1])
         schema = task.describe(data)
         selected = task.select(data, schema, targets=True)
         hashes = row_hashes(data)
-        with Work.open(settings.execution.work_folder, identity(components, data, hashes), resume=resume) as work:
+        base = further.base(components, resume, fingerprint(data, hashes, components))
+        known = identity(components, data, hashes) | ({} if base is None else {"extends": base.pipeline.run_id})
+        with Work.open(settings.execution.work_folder, known, resume=None if base is not None else resume) as work:
             run = attempt.start(work)
             folder = work.folder / "artifact"
             if not folder.is_dir():
                 work.phase("split")
                 split = components.splitter.split(selected, task)
-                line = Line(components, data, selected, schema, work, progress or Silent(), attempt.events)
-                outcome = line.run(split)
+                rival = champion.of(components, schema, rows_of(selected, data), split)
+                line = Line(components, data, selected, schema, work, progress or Silent(), attempt.events, rival, base)
+                with logs.printed():
+                    outcome = line.run(split)
                 compose(folder, line, split, outcome, hashes, seconds=time.perf_counter() - started)
             work.phase("track")
             published = attempt.publish(folder)
@@ -101,7 +112,7 @@ def train(
     results, hpo = artifact.read_json(published / "metrics.json"), artifact.read_json(published / "hpo.json")
     return Run(
         run.run_id, recipe.name, results["metrics"], results["baselines"], hpo.get("best_params", {}), published,
-        time.perf_counter() - started, work.resumed,
+        time.perf_counter() - started, work.resumed or base is not None,
     )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import socket
 import threading
 import time
@@ -157,7 +158,7 @@ def tune(
             tuning=tuning,
             direction=direction,
             timeout=min((limit for limit in (timeout, tuning.timeout) if limit is not None), default=math.inf),
-            n_jobs=n_jobs if n_jobs > 0 else os.cpu_count() or 1,
+            n_jobs=jobs(n_jobs),
             storage=storage,
             folder=folder,
             seed=seed,
@@ -169,6 +170,11 @@ def tune(
             return search.outcome(detail=detail)
         finally:
             search.home.close()
+
+
+def jobs(n_jobs: int) -> int:
+    """How many trials run at a time: as configured, one per core for -1."""
+    return n_jobs if n_jobs > 0 else os.cpu_count() or 1
 
 
 # --- the space -----------------------------------------------------------------------------------
@@ -411,7 +417,10 @@ class _Search:
         closed = self.study.tell(trial.number, value, state=states[state])
         if reason == "surplus":
             return
-        self.progress.advance(sum(one.state.is_finished() for one in self._trials()), self.tuning.n_trials, "trials")
+        ended = [one for one in self._trials() if one.state.is_finished()]
+        scores = [one.value for one in ended if one.state == TrialState.COMPLETE]
+        best = (max if self.direction == "maximize" else min)(scores, default=None)
+        self.progress.advance(len(ended), self.tuning.n_trials, "trials" if best is None else f"trials, best {best:.4g}")
         entry = _entry(closed)
         self.events.emit("trial", **entry)
         if state == "complete":
@@ -680,6 +689,18 @@ def _extra(place: str) -> str:
     return {"mysql": "mysql", "postgresql": "postgres", "postgres": "postgres"}.get(scheme, scheme)
 
 
+def _made(make: Callable[[], Any]) -> Any:
+    """A storage whose tables several workers may be making at this moment: who finds them half made looks again."""
+    for wait in (0.1, 0.3, 1.0, 3.0):
+        try:
+            return make()
+        except Exception as error:
+            if not re.search(r"already exists|duplicate|unique|locked", str(error), re.IGNORECASE):
+                raise
+            time.sleep(wait)
+    return make()
+
+
 class _Shared:
     """A database, or a journal file, that several workers write; Optuna does it at once, record by record."""
 
@@ -689,7 +710,7 @@ class _Shared:
 
         self.storage: Any
         if "://" in storage:
-            self.storage = RDBStorage(storage, heartbeat_interval=BEAT, grace_period=4 * BEAT)
+            self.storage = _made(lambda: RDBStorage(storage, heartbeat_interval=BEAT, grace_period=4 * BEAT))
         else:
             Path(storage).parent.mkdir(parents=True, exist_ok=True)
             self.storage = JournalStorage(JournalFileBackend(storage, JournalFileOpenLock(storage)))

@@ -177,7 +177,8 @@ class Chatty:
 
     @property
     def measures(self):
-        from recipeline.components.tasks import Classification, Regression
+        from recipeline.components.classification import Classification
+        from recipeline.components.regression import Regression
 
         return (*Classification.metrics, *Regression.metrics)
 
@@ -256,7 +257,7 @@ class Tolerant(Fitted):
 
 def test_an_answer_without_its_columns_is_caught(tmp_path, monkeypatch):
     """A task that declares more than it gives."""
-    from recipeline.components.tasks import Regression
+    from recipeline.components.regression import Regression
     from recipeline.contracts import Output
 
     monkeypatch.setattr(Regression, "output", lambda self, schema: Output((), ("prediction", "interval")))

@@ -8,7 +8,7 @@ from scipy import interpolate
 
 from recipeline.errors import DataError
 from recipeline.timeseries.backtests import leaking_origins
-from recipeline.timeseries.fills import BEFORE, KINDS, REACH, Layers, fill, layers
+from recipeline.timeseries.fills import BEFORE, KINDS, REACH, Layers, fill, forward, layers
 
 
 def curve(kind, x, y, at):
@@ -132,3 +132,20 @@ def test_wrong_use_is_refused():
         layers([1.0, 2.0], [0.0, 0.0])
     with pytest.raises(DataError, match="between rows 2 and 3"):
         layers([1.0, 2.0, 3.0, 4.0], range(4)).at([1], 3)
+
+
+def test_an_open_gap_may_repeat_its_season_damped():
+    """The definition, row by row: last value plus damping^k times what the series moved one season before."""
+    rng = np.random.default_rng(3)
+    values = 5 * np.sin(2 * np.pi * np.arange(40) / 6) + rng.normal(size=40)
+    values[[9, 20]] = np.nan
+    values[28:] = np.nan
+    carried = layers(values, np.arange(40.0), "linear", 8.0, season=6, damping=0.9).values[0, :, 0]
+    known = forward(values[:, None])[:, 0]
+    for k in range(1, 13):
+        back = 6 if k <= 6 else 12
+        expected = values[27] + 0.9**k * (known[27 + k - back] - known[27 - back])
+        assert carried[27 + k] == pytest.approx(expected, abs=1e-12) if k <= 8 else np.isnan(carried[27 + k])
+    assert leaking_origins(
+        lambda v, o: layers(v, np.arange(40.0), "pchip", season=6, damping=0.9).at([o], 8), values, range(8, 39)
+    ) == ()  # fmt: skip

@@ -104,7 +104,7 @@ def test_the_tracker_reaches_its_coverage_under_a_shift_with_delayed_feedback():
         if t == 1000:
             tracker = QuantileTracker.from_json(json.loads(json.dumps(tracker.to_json())))
         issued[t] = tracker.issue(t, np.zeros(horizon), np.zeros(horizon))
-        assert len(tracker._waiting) <= horizon
+        assert len(tracker._waiting[""]) <= horizon
     for h in range(horizon):
         assert abs(np.mean(hits[h]) - 0.8) < 0.01
         assert abs(np.mean(hits[h][-2500:]) - 0.8) < 0.02
@@ -123,6 +123,25 @@ def test_the_tracker_moves_as_its_formula_says():
     tracker.issue(9, [0.0], [0.0])
     tracker.observe(10, math.nan)
     assert tracker.amount[0] == pytest.approx(0.12)
+
+
+def test_the_tracker_keeps_series_apart_and_hears_each_outcome_once():
+    """The outcome of one series is none of another; told again it moves nothing, after JSON neither; the oldest series goes first."""
+    tracker = QuantileTracker(2, 0.8, rate=0.1, series_most=2)
+    tracker.issue(0, [0.0, 0.0], [0.0, 0.0], series="a")
+    tracker.issue(0, [9.0, 9.0], [9.0, 9.0], series="b")
+    assert not tracker.observe(1, 2.0, series="c")
+    assert tracker.observe(1, 2.0, series="a")
+    assert tracker.amount.tolist() == pytest.approx([0.16, 0.0])
+    tracker = QuantileTracker.from_json(json.loads(json.dumps(tracker.to_json(), allow_nan=False)))
+    assert not tracker.observe(1, 2.0, series="a")
+    assert tracker.amount.tolist() == pytest.approx([0.16, 0.0])
+    assert tracker.observe(2, 2.0, series="a")  # step 2 of the same forecast
+    tracker.issue(5, [0.0, 0.0], [0.0, 0.0], series="c")
+    assert not tracker.observe(1, 9.0, series="a")  # the longest ago, so no longer waited for
+    assert tracker.observe(1, 9.0, series="b")
+    tracker.forget()
+    assert not tracker.observe(6, 1.0, series="c")
 
 
 def test_symmetric_pairs_are_found_widest_first():

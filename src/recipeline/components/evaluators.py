@@ -6,7 +6,7 @@ They judge through `pipeline.predict` and nothing else, so that what is measured
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from recipeline.components import figures
+from recipeline.components import figures, segments
+from recipeline.components.intervals import Interval, bootstrap
 from recipeline.components.metrics import CLASSIFICATION, REGRESSION, Observed, confusion, measure, resolve
 from recipeline.contracts import Evaluation, Figure, Metric, Part, Predictor
-from recipeline.errors import RecipeError, TrainingFailed
+from recipeline.errors import Problem, RecipeError, TrainingFailed
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,7 @@ log = logging.getLogger("recipeline")
 
 MEASURES: Mapping[str, tuple[Metric, ...]] = {"classification": CLASSIFICATION, "regression": REGRESSION}
 
+RESAMPLES_LEAST = 100
 LEVELS_MOST = 101
 """Rows of the table of thresholds."""
 REPEATS = 5
@@ -48,15 +50,48 @@ class BaseEvaluator:
 
     weighted     metrics weigh the rows by `data_interface.sample_weight_col`; fitting always does
     importances  compute permutation importances for a table, not only when their picture is drawn
+    intervals    level of bootstrap intervals of the metrics, as 0.95, in the table `intervals` and beside the metrics of the
+                 report; over rows, or over whole groups where `data_interface.group_col` is
+    resamples    draws for the intervals
+    segments     columns whose values (of numbers the quartiles) are judged one by one, in the table `segments`
     interface    given by the engine: data_interface
+    registered_metrics  given by the engine: the metrics of plugins that the recipe names
     """
 
     measures: Sequence[Metric] = ()
 
-    def __init__(self, *, weighted: bool = False, importances: bool = False, interface: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        weighted: bool = False,
+        importances: bool = False,
+        intervals: float | None = None,
+        resamples: int = 2000,
+        segments: str | Sequence[str] = (),
+        interface: Mapping[str, Any] | None = None,
+        registered_metrics: Sequence[Metric] = (),
+    ) -> None:
         self.weighted, self.importances, self.interface = weighted, importances, interface
+        self.intervals, self.resamples, self.segments = intervals, resamples, (segments,) if isinstance(segments, str) else segments
         if not self.measures:
             self.measures = MEASURES.get(str((interface or {}).get("task_type")), (*CLASSIFICATION, *REGRESSION))
+        self.measures = (*self.measures, *registered_metrics)
+
+    @classmethod
+    def check(cls, params: Mapping[str, Any], interface: Mapping[str, Any], environment: str) -> list[Problem]:  # noqa: ARG003
+        """A level that is none, draws that are too few or for nothing."""
+        problems = []
+        level, resamples = params.get("intervals"), params.get("resamples")
+        if level is not None and not (isinstance(level, float) and 0.5 <= level < 1):
+            problems.append(Problem("bad-value", ("intervals",), f"{level!r} is not a level between 0.5 and 1, as 0.95", at="value"))
+        if resamples is not None and level is None:
+            problems.append(
+                Problem("ignored-key", ("resamples",), "there are no intervals to draw for", "add intervals: 0.95, or remove it")
+            )
+        elif resamples is not None and (not isinstance(resamples, int) or isinstance(resamples, bool) or resamples < RESAMPLES_LEAST):
+            what = f"{resamples!r} is not a number of draws, {RESAMPLES_LEAST} or more"
+            problems.append(Problem("bad-value", ("resamples",), what, at="value"))
+        return problems
 
     def evaluate(self, y_true: Any, y_pred: Any, **kwargs: Any) -> dict[str, float]:
         """The metrics asked for, by name.
@@ -78,10 +113,8 @@ class BaseEvaluator:
         known = (*kwargs.get("known", usual), *self.measures)
         asked = resolve(kwargs["metrics"] if kwargs.get("metrics") is not None else _usual(observed), known)
         found = {metric.name: measure(metric, observed) for metric in asked}
-        if observed.actual.ndim == 2:
-            for at, target in enumerate(observed.targets):
-                one = replace(observed, actual=observed.actual[:, at], predicted=observed.predicted[:, at], targets=(target,))
-                found |= {f"{metric.name}_{target}": measure(metric, one) for metric in asked if metric.needs == "prediction"}
+        for target, one in _each_target(observed):
+            found |= {f"{metric.name}_{target}": measure(metric, one) for metric in asked if metric.needs == "prediction"}
         return found
 
     def judge(self, pipeline: Predictor, part: Part) -> Evaluation:
@@ -113,7 +146,37 @@ class BaseEvaluator:
         metrics = {str(name): float(value) for name, value in told.items()}
         if not part.detail:
             return Evaluation(metrics)
-        return Evaluation(metrics, *self._detail(pipeline, part, observed))
+        tables, drawn = self._detail(pipeline, part, observed)
+        if self.intervals is not None:
+            tables["intervals"] = self._intervals(self.intervals, part, observed, metrics, asked)
+        if self.segments:
+            statistics = _statistics(observed, asked)
+            tables["segments"] = segments.table(segments.segments(part.rows, self.segments), len(part.rows), statistics)
+            first = asked[0].name
+            drawn["segments"] = segments.figure(tables["segments"], first, metrics[first])
+        return Evaluation(metrics, tables, drawn)
+
+    def _intervals(
+        self, level: float, part: Part, observed: Observed, metrics: Mapping[str, float], asked: Sequence[Metric]
+    ) -> pd.DataFrame:
+        """One line per metric: value, low, high, what was drawn, and a note where there is no interval.
+
+        A figure that `evaluate` computes in a way of its own, not by the function of its metric, has none.
+        """
+        statistics = _statistics(observed, asked)
+        own = [name for name, statistic in statistics.items() if not _agree(statistic, len(observed.actual), metrics[name])]
+        drawn = {name: statistic for name, statistic in statistics.items() if name not in own}
+        groups = None if part.selected.groups is None else np.asarray(part.selected.groups, dtype=object)
+        found = bootstrap(drawn, len(observed.actual), groups=groups, level=level, resamples=self.resamples, seed=part.seed)
+        nothing = Interval(float("nan"), float("nan"), "evaluate computes it in a way of its own")
+        units = ("rows", len(observed.actual)) if groups is None else ("groups", len(pd.unique(groups)))
+        lines = [(name, metrics[name], one.low, one.high, one.note) for name in statistics for one in (found.get(name, nothing),)]
+        table = pd.DataFrame(lines, columns=["metric", "value", "low", "high", "note"])
+        table.insert(4, "level", level)
+        table.insert(5, "drawn", units[0])
+        table.insert(6, "units", units[1])
+        table.insert(7, "resamples", self.resamples)
+        return table
 
     def _detail(self, pipeline: Predictor, part: Part, observed: Observed) -> tuple[dict[str, pd.DataFrame], dict[str, Figure]]:
         tables = {"predictions": _predictions(part, observed)}
@@ -123,6 +186,9 @@ class BaseEvaluator:
         else:
             tables |= _class_tables(observed)
             drawn = figures.of_classes(observed)
+        learning = figures.of_learning(pipeline.model)
+        if learning is not None:
+            drawn["learning"] = learning
         if 0 < len(pipeline.schema.features) <= ROWS_PREDICTED // 50 and len(part.rows) > 1:
             loss = _loss(observed)
 
@@ -203,6 +269,32 @@ def permutation_importances(pipeline: Predictor, part: Part, loss: Metric) -> pd
         }
     )
     return table.sort_values("importance", ascending=False, kind="stable", ignore_index=True)
+
+
+# --- figures on some of the rows ------------------------------------------------------------------------
+
+
+def _statistics(observed: Observed, asked: Sequence[Metric]) -> dict[str, Callable[[NDArray[np.intp]], float]]:
+    """Every metric as a function of the positions of rows; of several targets for all, then for each."""
+
+    def of(metric: Metric, whole: Observed) -> Callable[[NDArray[np.intp]], float]:
+        return lambda rows: measure(metric, whole.take(rows, frame=metric.needs == "frame"))
+
+    found = {metric.name: of(metric, observed) for metric in asked}
+    for target, one in _each_target(observed):
+        found |= {f"{metric.name}_{target}": of(metric, one) for metric in asked if metric.needs == "prediction"}
+    return found
+
+
+def _each_target(observed: Observed) -> Iterator[tuple[str, Observed]]:
+    """What was and what was said of each of several targets; nothing for a single one."""
+    if observed.actual.ndim == 2:
+        for at, target in enumerate(observed.targets):
+            yield target, replace(observed, actual=observed.actual[:, at], predicted=observed.predicted[:, at], targets=(target,))
+
+
+def _agree(statistic: Callable[[NDArray[np.intp]], float], n: int, value: float) -> bool:
+    return abs(statistic(np.arange(n)) - value) <= 1e-9 * max(1.0, abs(value))
 
 
 # --- names --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from recipeline.stores.places import Places, Source
+
+log = logging.getLogger("recipeline")
 
 
 class DefaultLoader:
@@ -30,11 +33,21 @@ class DefaultLoader:
         self.columns = None if columns is None else list(columns)
         self.places = places
         self.context_params = dict(context_params or {})
+        self._source: Source | None = None
         self._documents: dict[str, str] = {}
 
     def source(self) -> Source:
-        """What the address means here; nothing is read but the text of a query file."""
-        return self.places.resolve(self.source_uri, self.context_params or None)
+        """What the address means here; nothing is read but the text of a query file, and that once."""
+        if self._source is None:
+            self._source = self.places.resolve(self.source_uri, self.context_params or None)
+        return self._source
+
+    def parameters(self, given: Mapping[str, Any] | None = None) -> dict[str, bool]:
+        """What the query reads from `context_params`: name -> whether it cannot do without it; nothing is connected to.
+
+        given  values to try: what would be wrong with the query made of them is raised as `load` would raise it
+        """
+        return self.places.parameters(self.source_uri, given)
 
     def load(self) -> pd.DataFrame:
         """All rows.
@@ -43,6 +56,8 @@ class DefaultLoader:
         queries that are not one read-only SELECT, Unavailable where a service does not answer.
         """
         source = self.source()
+        if self.context_params and not hasattr(source, "documents"):
+            log.warning("the context parameters have no effect: %s is a file, and only queries take them", self.source_uri)
         self._documents = dict(getattr(source, "documents", {}))
         return source.read(self.columns)
 

@@ -9,8 +9,9 @@ is a DataError, never a number.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +59,14 @@ class Observed:
         if self.classes is None or len(self.classes) != 2:
             return None
         return self.score if self.probability is None else self.probability[:, 1]
+
+    def take(self, rows: NDArray[np.intp], *, frame: bool = True) -> Observed:
+        """The rows at these positions; without `frame` that one stays whole, for it costs more than most metrics."""
+        changed: dict[str, Any] = {
+            name: None if (value := getattr(self, name)) is None else value[rows]
+            for name in ("actual", "predicted", "probability", "score", "weight")
+        }
+        return replace(self, frame=self.frame.iloc[rows] if frame else self.frame, **changed)
 
 
 def measure(metric: Metric, observed: Observed) -> float:
@@ -189,18 +198,25 @@ def _average_precision(actual: Values, confidence: Floats, *, weight: Floats | N
 
 
 def _log_loss(actual: Values, probability: Floats, *, weight: Floats | None = None) -> float:
-    from sklearn.metrics import log_loss
-
-    return float(log_loss(actual, probability, labels=np.arange(probability.shape[1]), sample_weight=weight))
+    _sum_to_one(probability)
+    nearly = np.finfo(np.float64).eps  # scikit-learn clips there, too
+    chosen = np.clip(probability[np.arange(len(actual)), actual.astype(np.intp)], nearly, 1 - nearly)
+    return float(np.average(-np.log(chosen), weights=weight))
 
 
 def _brier(actual: Values, probability: Floats, *, weight: Floats | None = None) -> float:
     """Mean squared error of the probability; for two classes of the positive one, for more summed over the classes."""
-    from sklearn.metrics import brier_score_loss
-
     if actual.dtype == bool:
-        return float(brier_score_loss(actual, probability[:, 1], pos_label=True, labels=[False, True], sample_weight=weight))
-    return float(brier_score_loss(actual, probability, labels=np.arange(probability.shape[1]), sample_weight=weight))
+        return float(np.average((actual - probability[:, 1]) ** 2, weights=weight))
+    _sum_to_one(probability)
+    happened = actual.astype(np.intp)[:, None] == np.arange(probability.shape[1])
+    return float(np.average(((happened - probability) ** 2).sum(axis=1), weights=weight))
+
+
+def _sum_to_one(probability: Floats) -> None:
+    """scikit-learn's warning, at a tolerance that the probabilities of a model in single precision (XGBoost) pass."""
+    if not np.allclose(probability.sum(axis=1), 1.0, rtol=0.0, atol=1e-5):
+        warnings.warn("the probabilities of some rows do not sum to one", UserWarning, stacklevel=2)
 
 
 def _mcc(actual: Values, predicted: Values, *, weight: Floats | None = None) -> float:

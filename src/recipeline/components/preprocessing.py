@@ -6,6 +6,7 @@ Built on scikit-learn's transformers; a transformer itself, so it also stands in
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,11 @@ LISTS = ("exclude_cols", "categorical_features", "numerical_features")
 THRESHOLDS = {"iqr": 1.5, "zscore": 3.0}
 """Tukey's fences in interquartile ranges; standard deviations."""
 
+MANY = 100
+"""Values of one text column from which on `remarks` asks whether they are categories."""
+WIDEST, LARGEST = 10_000, 4 << 30
+"""One-hot columns in all, and bytes of the fitted matrix, beyond which fitting is refused: see decision 24."""
+
 
 class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """Columns (n, ·) to numbers (n, d), float64 in C order, in the order of the data.
@@ -43,10 +49,12 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
     Without arguments: numbers stay as they are, nulls become the median (numbers) or the most frequent value (text),
     text and categories become one column per value, all zeros for a value that training did not have.
 
-    exclude_cols          left out
+    exclude_cols          left out; such a column is not part of the input contract, so rows to predict need not have it
     categorical_features  treated as categories, numbers too; text columns are categories whether listed or not
     categorical_strategy  onehot; label: the position among the sorted values, -1 for a new one; target: the mean target
                           per value, smoothed, cross-fitted on the training rows (scikit-learn's TargetEncoder)
+    max_categories        with onehot: at most so many columns per column; the rarest values share the last one, and so do
+                          values that training did not have
     numerical_features    columns that numerical_strategy scales; all numbers when not given, the others stay unscaled
     numerical_strategy    none, standard, minmax, robust
     missing_strategy      median, mean, mode; drop: rows with nulls are not fitted on. A prediction row is never lost:
@@ -59,7 +67,8 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
     interface             given by the engine: data_interface, whose columns exclude_cols may name although they are
                           no features
 
-    Not for sparse output: one-hot encoding of 100,000 values makes 100,000 columns.
+    The matrix is dense. One-hot encoding that would make more than 10,000 columns, or a matrix of more than 4 GiB, is
+    refused; `remarks` names text columns that hardly are categories.
     """
 
     any_layout = True  # its matrix is in C order, however the frame lies in memory
@@ -69,6 +78,7 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
         exclude_cols: Sequence[str] = (),
         categorical_features: Sequence[str] | None = None,
         categorical_strategy: str = "onehot",
+        max_categories: int | None = None,
         numerical_features: Sequence[str] | None = None,
         numerical_strategy: str | None = "none",
         missing_strategy: str = "median",
@@ -82,6 +92,7 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
         self.exclude_cols = exclude_cols
         self.categorical_features = categorical_features
         self.categorical_strategy = categorical_strategy
+        self.max_categories = max_categories
         self.numerical_features = numerical_features
         self.numerical_strategy = numerical_strategy
         self.missing_strategy = missing_strategy
@@ -98,6 +109,23 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
         """The contract of the rows to come: a fill is learned only for columns that may have nulls."""
         self.nullable_ = [column.name for column in schema.columns if column.nullable]
 
+    def remarks(self, X: pd.DataFrame) -> list[str]:
+        """What a person should know before these rows (n, ·) are fitted on, one line each: texts that hardly are categories.
+
+        A column that categorical_features names is meant so, and gets no remark.
+        """
+        try:
+            plan, frame = _Plan.of(self, _frame(X))
+        except (DataError, RecipeError):
+            return []  # fitting says it, where these arguments are the ones that are fitted: a search may choose others
+        meant = set(self.categorical_features or ())
+        found = (
+            _remark(plan.names[at], frame.iloc[:, at], self.categorical_strategy == "onehot" and self.max_categories is None)
+            for at in plan.categorical
+            if plan.names[at] not in meant
+        )
+        return [remark for remark in found if remark]
+
     def training_rows(self, X: pd.DataFrame) -> NDArray[np.bool_]:
         """Which rows (n,) fitting uses: without those that `drop` and outlier detection leave out.
 
@@ -106,10 +134,9 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
         kept = np.ones(len(X), dtype=bool)
         if self.missing_strategy != "drop" and not self.outlier_detection:
             return kept
-        frame = _frame(X)
-        plan = _Plan.of(self, frame)
+        plan, frame = _Plan.of(self, _frame(X))
         if self.missing_strategy == "drop":
-            kept &= frame.iloc[:, plan.used].notna().to_numpy().all(axis=1)
+            kept &= frame.notna().to_numpy().all(axis=1)
         if self.outlier_detection and plan.numeric and kept.any():
             columns = [plan.numeric[at] for at in plan.scaled] or plan.numeric
             rows = np.flatnonzero(kept)
@@ -153,7 +180,7 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
         frame = _frame(X)
         if len(frame) == 0:
             raise DataError("there are no rows to fit on", slug="no-rows")
-        plan = _Plan.of(self, frame)
+        plan, frame = _Plan.of(self, frame)
         self.feature_names_in_ = np.array(plan.names, dtype=object)
         self.n_features_in_ = len(plan.names)
         self.numeric_ = np.array(plan.numeric, dtype=np.intp)
@@ -187,17 +214,37 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
         self.modes_ = np.array([_mode(values[~nulls[:, at], at]) for at in range(values.shape[1])], dtype=object)
         values = np.where(nulls, self.modes_, values)
         self.encoder_ = self._encoder(y)
-        coded = np.asarray(self.encoder_.fit_transform(values, y), dtype=np.float64)
+        if self.categorical_strategy == "onehot":
+            coded = self.encoder_.fit_transform(values)
+            self._refuse_too_wide(len(frame))
+            yield coded
+            return
+        yield np.asarray(self.encoder_.fit_transform(values, y), dtype=np.float64)
         if self.categorical_strategy == "target":
             self.encoder_.cv = 5  # its folds have done their work, and skops trusts no splitter
-        yield coded
+
+    def _refuse_too_wide(self, n: int) -> None:
+        """DataError before a matrix is made that a machine may not hold, with the column that is to blame."""
+        widths = self._widths()
+        columns = sum(widths) + len(self.numeric_)
+        if sum(widths) <= WIDEST and columns * n * 8 <= LARGEST:
+            return
+        widest = int(np.argmax(widths))
+        name = str(self.feature_names_in_[self.categorical_[widest]])
+        raise DataError(
+            f"one-hot encoding makes {sum(widths)} columns ({columns * n * 8 / 2**30:.3g} GiB for {n} rows), "
+            f"{widths[widest]} of them of column {name!r}",
+            hint=f"exclude_cols: [{name}] if it names the row, else categorical_strategy: target, or max_categories: {MANY}",
+            slug="too-many-categories",
+        )
 
     def _encoder(self, y: Any) -> Any:
         from sklearn.model_selection import KFold, StratifiedKFold
         from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, TargetEncoder
 
         if self.categorical_strategy == "onehot":
-            return OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+            unknown = "ignore" if self.max_categories is None else "infrequent_if_exist"
+            return OneHotEncoder(handle_unknown=unknown, max_categories=self.max_categories)
         if self.categorical_strategy == "label":
             return OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
         target = None if y is None else np.asarray(y)
@@ -244,14 +291,19 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
     def _widths(self) -> list[int]:
         """Output columns per categorical column."""
         if self.categorical_strategy == "onehot":
-            return [len(known) for known in self.encoder_.categories_]
+            rare = [None] * len(self.categorical_) if self.max_categories is None else self.encoder_.infrequent_categories_
+            return [len(known) - (0 if few is None else len(few) - 1) for known, few in zip(self.encoder_.categories_, rare, strict=True)]
         per = len(self.encoder_.classes_) if self.categorical_strategy == "target" and self.encoder_.target_type_ == "multiclass" else 1
         return [per] * len(self.categorical_)
+
+    def reads(self) -> list[str]:
+        """The columns that `transform` wants: those of training without the excluded ones."""
+        return [str(name) for name in self.feature_names_in_]
 
     # --- transforming ---
 
     def transform(self, X: pd.DataFrame) -> Matrix:
-        """The matrix (n, d) of a frame with the columns of training, in any order; as many rows as were given."""
+        """The matrix (n, d) of a frame with the columns that it `reads`, in any order; as many rows as were given."""
         frame = self._as_trained(_frame(X))
         if len(frame) == 0:
             return np.empty((0, len(self.places_)))
@@ -260,7 +312,7 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
             if self.encoder_ is not None:
                 values = frame.iloc[:, self.categorical_].to_numpy(dtype=object)
                 values = np.where(pd.isna(values), self.modes_, values)
-                blocks.append(np.asarray(self.encoder_.transform(values), dtype=np.float64))
+                blocks.append(self.encoder_.transform(values))
             blocks += [_dense(fitted.transform(frame[columns]), len(frame)) for _, fitted, columns in self.steps_]
         return self._put_together(blocks)
 
@@ -283,13 +335,18 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
         else:
             matrix[:, self.scaled_] = scale(np.ascontiguousarray(matrix[:, self.scaled_]))
 
-    def _put_together(self, blocks: Sequence[Matrix]) -> Matrix:
-        if len(blocks) == 1:
-            return blocks[0]
-        matrix = np.empty((len(blocks[0]), len(self.places_)))
+    def _put_together(self, blocks: Sequence[Any]) -> Matrix:
+        """One matrix of blocks (n, ·); a sparse one, of one-hot columns, is written into it without being made dense before."""
+        if len(blocks) == 1 and not hasattr(blocks[0], "indptr"):
+            return np.asarray(blocks[0], dtype=np.float64)
+        matrix = np.zeros((blocks[0].shape[0], len(self.places_)))
         start = 0
         for block in blocks:
-            matrix[:, self.places_[start : start + block.shape[1]]] = block
+            places = self.places_[start : start + block.shape[1]]
+            if hasattr(block, "indptr"):
+                matrix[np.repeat(np.arange(len(matrix)), np.diff(block.indptr)), places[block.indices]] = block.data
+            else:
+                matrix[:, places] = block
             start += block.shape[1]
         return matrix
 
@@ -345,20 +402,31 @@ class DefaultPreprocessor(TransformerMixin, BaseEstimator):  # type: ignore[misc
         threshold = params.get("outlier_threshold")
         if isinstance(threshold, int | float) and not isinstance(threshold, bool) and threshold <= 0:
             problems.append(Problem("bad-value", ("outlier_threshold",), "a number above 0 expected", at="value"))
+        problems += _check_max_categories(params)
         if threshold is not None and params.get("outlier_method") == "isolation_forest":
             problems.append(Problem("ignored", ("outlier_threshold",), "has no effect on isolation_forest", "remove it"))
         return problems
+
+
+def _check_max_categories(params: Mapping[str, Any]) -> list[Problem]:
+    most = params.get("max_categories")
+    if most is None or isinstance(most, Mapping):  # a range to search
+        return []
+    if not isinstance(most, int) or isinstance(most, bool) or most < 2:
+        return [Problem("bad-value", ("max_categories",), "a whole number above 1 expected", at="value")]
+    if params.get("categorical_strategy") in ("label", "target"):
+        return [Problem("ignored", ("max_categories",), "has no effect without categorical_strategy: onehot", "remove it")]
+    return []
 
 
 # --- which column goes where ------------------------------------------------------------------------
 
 
 class _Plan:
-    """What happens to each column of one frame, by position.
+    """What happens to each column of a frame without the excluded ones, by position.
 
-    numeric, categorical   positions in the frame
+    numeric, categorical   positions in that frame
     scaled                 positions within `numeric`
-    used                   positions of all columns but the excluded ones
     steps                  (name, transformer, columns), columns one name or a list
     """
 
@@ -367,25 +435,30 @@ class _Plan:
         self.numeric: list[int] = []
         self.categorical: list[int] = []
         self.scaled: list[int] = []
-        self.used: list[int] = []
         self.steps: list[tuple[str, Any, Any]] = []
 
     @classmethod
-    def of(cls, part: DefaultPreprocessor, frame: pd.DataFrame) -> _Plan:
+    def of(cls, part: DefaultPreprocessor, frame: pd.DataFrame) -> tuple[_Plan, pd.DataFrame]:
+        """The plan, and the frame that its positions mean."""
         _valid(part)
-        plan = cls([str(name) for name in frame.columns])
+        names = [str(name) for name in frame.columns]
+        excluded, chosen = set(part.exclude_cols or ()), set(part.categorical_features or ())
+        kept = [at for at, name in enumerate(names) if name not in excluded]
+        plan = cls([names[at] for at in kept])
         plan.steps = [_step(step, at) for at, step in enumerate(part.steps or ())]
         stepped = {name for _, _, columns in plan.steps for name in ([columns] if isinstance(columns, str) else columns)}
-        excluded, chosen = set(part.exclude_cols or ()), set(part.categorical_features or ())
         scaled = None if part.numerical_features is None else set(part.numerical_features)
-        present = set(plan.names)
+        present = set(names)
         for key, named in (("exclude_cols", excluded - _aside(part.interface)), ("categorical_features", chosen), ("steps", stepped)):
-            _known(key, sorted(named - present), plan.names)
-        _known("numerical_features", sorted((scaled or set()) - present), plan.names)
+            _known(key, sorted(named - present), names)
+        _known("numerical_features", sorted((scaled or set()) - present), names)
+        if both := sorted(stepped & excluded):
+            where = ("model", "preprocessor", "params", "steps")
+            raise RecipeError(Problem("conflict", where, f"column {both[0]} is in exclude_cols as well", "name it once"))
+        if not kept:
+            raise DataError("exclude_cols leaves no column", hint="keep at least one", slug="no-features")
+        frame = frame if len(kept) == len(names) else frame.iloc[:, kept]
         for at, (name, dtype) in enumerate(zip(plan.names, frame.dtypes, strict=True)):
-            if name in excluded:
-                continue
-            plan.used.append(at)
             if name in stepped:
                 continue
             if name in chosen or not _is_number(frame, at, dtype, listed=scaled is not None and name in scaled):
@@ -394,9 +467,7 @@ class _Plan:
             if scaled is None or name in scaled:
                 plan.scaled.append(len(plan.numeric))
             plan.numeric.append(at)
-        if not plan.used:
-            raise DataError("exclude_cols leaves no column", hint="keep at least one", slug="no-features")
-        return plan
+        return plan, frame
 
 
 def _valid(part: DefaultPreprocessor) -> None:
@@ -448,6 +519,59 @@ def _step(step: Any, at: int) -> tuple[str, Any, Any]:
     raise RecipeError(
         Problem("bad-value", ("model", "preprocessor", "params", "steps", at), "name, transformer and columns expected", at="value")
     )
+
+
+# --- texts that hardly are categories ---
+
+_SHAPES = (
+    ("dates", re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}( .*)?"), "write them as 2024-12-31 and derive numbers from them in the source"),
+    ("amounts", re.compile(r"[^\w.,-]{0,2} ?-?\d[\d.,' ]* ?[^\w.,]{0,2}"), "make them numbers in the source"),
+)
+"""What a text may look like that is no category, and what to do about it."""
+
+
+def _remark(name: str, values: pd.Series, widens: bool) -> str:
+    """What is odd about a text column (n,) as categories, in one line; empty where nothing is.
+
+    widens  every value becomes a column
+    """
+    known = [str(value) for value in values.dropna().unique()]
+    if len(known) < 3:
+        return ""
+    meant = "or name it in categorical_features if it is meant so"
+    numbers = [text for text in known if _is_written_number(text)]
+    if 2 * len(numbers) > len(known) > len(numbers):
+        other = next(text for text in known if not _is_written_number(text))
+        return (
+            f"column {name!r} is taken for text because of {_short(other)}: {len(numbers)} of its {len(known)} different values are "
+            f"numbers; clean it in the source, {meant}"
+        )
+    for what, shape, remedy in _SHAPES if len(numbers) < len(known) else ():
+        if all(shape.fullmatch(text) for text in known):
+            return f"column {name!r} is taken for text, and its values look like {what}, as {_short(known[0])}; {remedy}, {meant}"
+    if not widens or len(known) <= MANY:
+        return ""
+    if 2 * len(known) > len(values):
+        return (
+            f"column {name!r} has {len(known)} different texts in {len(values)} rows, and becomes {len(known)} columns: it looks like a "
+            f"name of the row or free text; name it in entity_cols or exclude_cols, {meant}"
+        )
+    return (
+        f"column {name!r} has {len(known)} different texts and becomes {len(known)} columns; use categorical_strategy: target, or "
+        f"max_categories: {MANY // 2}, {meant}"
+    )
+
+
+def _is_written_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 30 else text[:27] + "…")
 
 
 # --- numbers ------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -29,12 +29,14 @@ class Rule:
 
     warm_up   updates (that carry the watched metric) before anything can be bad
     patience  bad updates in a row that make an alarm
-    cooldown  updates after an alarm during which this rule is silent
+    cooldown  updates after an alarm during which this rule is silent; where the harm lasts, a bad stretch that ends meanwhile is
+              an alarm at its end, when going back for it is worth while
     """
 
     name: ClassVar[str] = ""
     defaults: ClassVar[Mapping[str, Any]] = {}
     moving: ClassVar[tuple[str, ...]] = ()  # attributes that change while running
+    lasting: ClassVar[bool] = False  # bad updates leave harm behind that later ones do not show
 
     def __init__(
         self, *, severity: Severity | None = None, warm_up: int | None = None, patience: int | None = None, cooldown: int | None = None
@@ -58,8 +60,12 @@ class Rule:
             return None
         self.seen += 1
         if not reason or self.seen <= self.warm_up:
-            self.bad = 0
-            self.quiet = max(0, self.quiet - 1)
+            passed, self.bad = self.bad, 0
+            if self.quiet:
+                self.quiet -= 1
+                if passed >= self.patience and self.lasting and self.severity == "rollback":
+                    self.quiet = self.cooldown
+                    return Anomaly(self.name, self.severity, step, self.onset, f"{passed} bad updates since step {self.onset} are over")
             return None
         self.onset = step if self.bad == 0 else self.onset
         self.bad += 1
@@ -86,24 +92,37 @@ class Rule:
 
 
 class Rolling:
-    """The last `size` numbers, kept sorted beside: quantiles in O(1), a new number in O(size) memory moves."""
+    """The last `size` numbers, in order of size when that is asked for: a new number costs O(1), quantiles what came since."""
 
     def __init__(self, size: int) -> None:
         self.recent: deque[float] = deque(maxlen=size)
-        self.sorted: list[float] = []
+        self._ordered: list[float] = []
+        self._fresh: list[tuple[float | None, float]] = []  # (the number that left, the one that came), not yet in order
 
     def add(self, x: float) -> None:
-        if len(self.recent) == self.recent.maxlen:
-            del self.sorted[bisect_left(self.sorted, self.recent[0])]
-        self.recent.append(x)
-        insort(self.sorted, x)
+        recent = self.recent
+        self._fresh.append((recent[0] if len(recent) == recent.maxlen else None, x))
+        recent.append(x)
+
+    @property
+    def sorted(self) -> list[float]:
+        if len(self._fresh) > 8 + len(self._ordered) // 16:  # then one sort costs less than many insertions
+            self._ordered = sorted(self.recent)
+        else:
+            for left, came in self._fresh:
+                if left is not None:
+                    del self._ordered[bisect_left(self._ordered, left)]
+                insort(self._ordered, came)
+        self._fresh.clear()
+        return self._ordered
 
     def quantile(self, q: float) -> float:
         """Linear between order statistics, as numpy's default."""
-        at = q * (len(self.sorted) - 1)
+        ordered = self.sorted if self._fresh else self._ordered
+        at = q * (len(ordered) - 1)
         low = int(at)
-        high = min(low + 1, len(self.sorted) - 1)
-        return self.sorted[low] + (self.sorted[high] - self.sorted[low]) * (at - low)
+        high = min(low + 1, len(ordered) - 1)
+        return ordered[low] + (ordered[high] - ordered[low]) * (at - low)
 
     def spread(self) -> float:
         """1.4826 times the median absolute deviation."""
@@ -114,7 +133,8 @@ class Rolling:
 
     def restore(self, values: Sequence[float]) -> None:
         self.recent = deque(values, maxlen=self.recent.maxlen)
-        self.sorted = sorted(values)
+        self._ordered = sorted(values)
+        self._fresh.clear()
 
     def __len__(self) -> int:
         return len(self.recent)
@@ -132,6 +152,14 @@ class NonFinite(Rule):
     defaults: ClassVar[Mapping[str, Any]] = {"severity": "rollback", "cooldown": 0}
 
     def judge(self, metrics: Mapping[str, Any]) -> str:
+        for value in metrics.values():
+            if type(value) is float:  # most are, and this is asked at every update
+                if value - value != 0.0:
+                    break
+            elif type(value) is not int:
+                break
+        else:
+            return ""
         where = nonfinite_in(metrics)
         return f"{where} is not finite" if where else ""
 
@@ -145,11 +173,14 @@ class LossSpike(Rule):
 
     name = "loss_spike"
     defaults: ClassVar[Mapping[str, Any]] = {"warm_up": 20, "patience": 3}
-    moving = ("logs",)
+    moving: ClassVar[tuple[str, ...]] = ("logs",)
 
     def __init__(self, metric: str = "value_loss", *, ratio: float = 2.0, window: int = 100, **rest: Any) -> None:
         super().__init__(**rest)
+        if not ratio > 1:
+            raise ValueError(f"loss_spike: ratio is above 1; got {ratio}")
         self.metric, self.ratio, self.logs = metric, ratio, Rolling(window)
+        self._calm, self._calm_for = -math.inf, 0  # a log that is certainly no spike, and for how many updates that is certain
 
     def judge(self, metrics: Mapping[str, Any]) -> str | None:
         x = _number(metrics, self.metric)
@@ -160,27 +191,43 @@ class LossSpike(Rule):
                 f"{self.metric} is {x:g}; loss_spike watches series that are never negative", hint="watch value_loss or grad_norm"
             )
         log = math.log(x + 1e-300)
+        if self._calm_for > 0 and log <= self._calm:
+            self._calm_for -= 1
+            self.logs.add(log)
+            return ""
         above = log - self.logs.quantile(0.5) if len(self.logs) else 0.0
         spike = above > math.log(self.ratio) and above > 6 * self.logs.spread()
         self.logs.add(log)
+        middle = len(self.logs) // 2
+        if middle > 18:  # sixteen further numbers move the median by sixteen ranks at most
+            self._calm, self._calm_for = self.logs.sorted[middle - 18] + math.log(self.ratio), 16
         return f"{self.metric} {x:.3g} is {math.exp(min(above, 700)):.1f} times its median" if spike else ""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self._calm_for = 0
 
 
 class ReturnDrop(Rule):
     """The return fell by more than `fraction` of all it ever moved.
 
     R = return of recent episodes (`return_recent`, see EpisodeLog), B = 90th percentile of R in good updates,
-    S = range of R since the start, the untrained policy's R included; bad when (B - R) / S > fraction. Replacing every
-    reward r by a r + c (a > 0, episodes of one length) changes nothing, and for returns that rise from zero it says "below half".
+    S = range of R since the start, the untrained policy's R included; bad when (B - R) / S > fraction and, where the harness
+    says what its noise is (`EpisodeLog.error`), B - R is more than `sure` standard errors: at first R has hardly moved, and half
+    of that is nothing. Replacing every reward r by a r + c (a > 0, episodes of one length) changes nothing, and for returns
+    that rise from zero it says "below half".
     """
 
     name = "return_drop"
     defaults: ClassVar[Mapping[str, Any]] = {"severity": "rollback", "patience": 6}
     moving = ("good", "low", "high")
 
-    def __init__(self, metric: str = "return_recent", *, fraction: float = 0.5, window: int = 1000, **rest: Any) -> None:
+    def __init__(self, metric: str = "return_recent", *, fraction: float = 0.5, window: int = 1000, sure: float = 5.0, **rest: Any) -> None:
         super().__init__(**rest)
-        self.metric, self.fraction = metric, fraction
+        if not 0 < fraction < 1 or sure < 0:
+            raise ValueError(f"return_drop: fraction lies between 0 and 1, sure is not negative; got {fraction} and {sure}")
+        self.metric, self.fraction, self.sure = metric, fraction, sure
+        self.error: Callable[[], float] | None = None
         self.good = Rolling(window)
         self.low: float | None = None
         self.high: float | None = None
@@ -191,9 +238,12 @@ class ReturnDrop(Rule):
             return None
         self.low = r if self.low is None else min(self.low, r)
         self.high = r if self.high is None else max(self.high, r)
-        best = self.good.quantile(0.9) if len(self.good) else r
         size = self.high - self.low
-        if size > 0 and best - r > self.fraction * size:
+        if self.high - r <= self.fraction * size:  # no quantile of the good lies above the highest
+            self.good.add(r)
+            return ""
+        best = self.good.quantile(0.9) if len(self.good) else r
+        if best - r > self.fraction * size and (self.error is None or best - r > self.sure * self.error()):
             return f"{self.metric} {r:.4g} is {(best - r) / size:.0%} of its range below {best:.4g}"
         self.good.add(r)
         return ""
@@ -203,6 +253,7 @@ class KLBlowup(Rule):
     """The policy moved much further in one update than it should: KL above `limit` nats and above `ratio` times its median."""
 
     name = "kl_blowup"
+    lasting = True  # what the policy was is gone, and the next KL is measured from where it went
     defaults: ClassVar[Mapping[str, Any]] = {"severity": "rollback"}
     moving = ("usual",)
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
 from recipeline.contracts import Events, Silent
+from recipeline.errors import Exhausted
 
 
 class CheckpointWriter(Protocol):
     """Where checkpoints are kept. `info` is a small JSON mapping that can be rewritten without the state.
 
-    `infos` is asked at every update: a writer on disk reads the folder once and keeps the answer in memory.
+    `infos` is asked often: a writer on disk reads the folder once and keeps the answer in memory. `mark` is called after
+    every update while a checkpoint is on probation; of its changes only `status`, `score` and `pinned` must outlive the process.
+    `write` replaces a checkpoint of that name, and may keep the state as it is: nobody changes it afterwards. Where there is no
+    room it raises OSError or `recipeline.errors.Exhausted`.
     """
 
     def write(self, name: str, state: Any, info: Mapping[str, Any]) -> Any: ...
@@ -53,10 +58,11 @@ class InMemory:
 
 @dataclass
 class Rotation:
-    """A checkpoint at the first update past every `every` steps; `keep` newest stay, and the best, the pinned and the newest good one.
+    """A checkpoint at the first update past every `every` steps; `keep` newest stay, and the best, the pinned and the three newest good.
 
     A checkpoint is a *candidate* until `probation` clean updates have passed, then *good*; those of a bad stretch become *bad*.
-    A state that is not finite everywhere is never written. An OSError of the writer is told as an event, or raised when `strict`.
+    A state in which `check` finds a place that is not finite is never written. A full disk is told as an event, or raised when
+    `strict`.
     """
 
     writer: CheckpointWriter = field(default_factory=InMemory)
@@ -66,6 +72,8 @@ class Rotation:
     strict: bool = False
     events: Events = field(default_factory=Silent)
     last: int = 0  # the step of the last save or crossing
+    check: Callable[[Any], str | None] | None = None  # None: nonfinite_in
+    _probation: bool = True  # whether there may be candidates
 
     def due(self, step: int) -> bool:
         return step // self.every > self.last // self.every
@@ -73,27 +81,35 @@ class Rotation:
     def save(self, step: int, state: Any, *, score: float | None = None, status: str = "candidate", pinned: bool = False) -> str | None:
         """The checkpoint's name, or None when it was not written."""
         self.last = step
-        where = nonfinite_in(state)
+        where = nonfinite_in(state) if self.check is None else self.check(state)
         if where is not None:
             self.events.emit("checkpoint_refused", step=step, reason=f"not finite: {where}")
             return None
         name = f"checkpoint_{step:09d}"
         info = {"step": step, "status": status, "clean": 0, "score": score, "pinned": pinned}
+        self._probation = True
+        failed = None
         try:
             self.writer.write(name, state, info)
-            self._rotate()
-        except OSError as error:
+        except (OSError, Exhausted) as error:
             if self.strict:
                 raise
-            self.events.emit("checkpoint_failed", step=step, reason=str(error))
+            failed = error
+        self._rotate()  # also then: a writer may keep in memory what it could not put on the disk
+        if failed is not None:
+            self.events.emit("checkpoint_failed", step=step, reason=str(failed))
             return None
         self.events.emit("checkpoint_saved", step=step, checkpoint=name)
         return name
 
     def clean(self) -> None:
         """One more update without an alarm: candidates come nearer to being good."""
+        if not self._probation:
+            return
+        self._probation = False
         for name, info in self.writer.infos().items():
             if info["status"] == "candidate":
+                self._probation = True
                 info["clean"] += 1
                 if info["clean"] >= self.probation:
                     info["status"] = "good"
@@ -107,11 +123,21 @@ class Rotation:
                 self.writer.mark(name, {**info, "status": "bad"})
                 self.events.emit("checkpoint_bad", step=info["step"], checkpoint=name)
 
-    def rewind(self, infos: Mapping[str, Mapping[str, Any]]) -> None:
-        """Status and clean updates as they were, so that a resumed run promotes checkpoints when the uninterrupted one would."""
+    def rewind(self, infos: Mapping[str, Mapping[str, Any]], *, step: int | None = None) -> None:
+        """Status and clean updates as they were in `infos`, so that a resumed run promotes checkpoints when the uninterrupted one
+        would. With `step`, that of the checkpoint gone on from, what came later is removed.
+        """
+        self._probation = True
+        known: float = math.inf if step is None else step
         for name, info in self.writer.infos().items():
+            if info["step"] > known:
+                self.writer.delete(name)
+                continue
             fresh = {**info, "clean": 0, "status": "good" if info["pinned"] else "candidate"}
-            self.writer.mark(name, infos.get(name, fresh))
+            # The one of this step took the place of any that was known then under its name.
+            self.writer.mark(name, infos.get(name, fresh) if info["step"] < known else fresh)
+        if step is not None:
+            self._rotate()
 
     def newest(self, *statuses: str) -> str | None:
         """The newest checkpoint of these statuses (none named: any but bad)."""
@@ -125,23 +151,56 @@ class Rotation:
         scored = [n for n in usable if infos[n]["score"] is not None]
         if scored:
             stay.add(max(scored, key=lambda n: infos[n]["score"]))
-        stay |= {n for n in [self.newest("good")] if n}
+        stay |= set([n for n in usable if infos[n]["status"] == "good"][-3:])  # to go back to, and twice deeper
         for name in infos.keys() - stay:
-            self.writer.delete(name)
+            try:
+                self.writer.delete(name)
+            except (OSError, Exhausted) as error:  # one more file than wanted is no reason to stop
+                self.events.emit("checkpoint_stays", checkpoint=name, reason=str(error))
 
 
 def nonfinite_in(value: Any, where: str = "") -> str | None:
     """The place of the first NaN or infinity in numbers, arrays and nests of them; None when all are finite."""
+    kind = type(value)
+    if kind is float or isinstance(value, float):
+        return None if value - value == 0.0 else (where or "value")
+    if kind in _ALWAYS_FINITE:
+        return None
     if isinstance(value, Mapping):
-        found = (nonfinite_in(item, f"{where}.{key}" if where else str(key)) for key, item in value.items())
-        return next((place for place in found if place), None)
+        for key, item in value.items():
+            if type(item) in _ALWAYS_FINITE:  # most of a state: this is asked at every checkpoint
+                continue
+            found = nonfinite_in(item)
+            if found is not None:
+                return _place(where, str(key), found)
+        return None
     if isinstance(value, list | tuple):
-        found = (nonfinite_in(item, f"{where}[{n}]") for n, item in enumerate(value))
-        return next((place for place in found if place), None)
-    if isinstance(value, float):
-        return None if math.isfinite(value) else (where or "value")
+        return _in_list(value, where)
     if getattr(getattr(value, "dtype", None), "kind", "") in ("f", "c"):
         return None if np.isfinite(value).all() else (where or "value")
     if hasattr(value, "isfinite"):  # a torch tensor
         return None if bool(value.isfinite().all()) else (where or "value")
     return None
+
+
+_ALWAYS_FINITE = frozenset({int, str, bool, type(None)})
+
+
+def _in_list(value: Sequence[Any], where: str) -> str | None:
+    if value and isinstance(value[0], float | int):  # a long window of numbers: one sum tells as a rule
+        with contextlib.suppress(TypeError, OverflowError):  # other things among them
+            total = float(sum(value))
+            if total - total == 0.0:
+                return None
+    for number, item in enumerate(value):
+        if type(item) in _ALWAYS_FINITE:
+            continue
+        found = nonfinite_in(item)
+        if found is not None:
+            return _place(where, f"[{number}]", found)
+    return None
+
+
+def _place(where: str, step: str, rest: str) -> str:
+    path = step if rest == "value" else f"{step}{rest}" if rest.startswith("[") else f"{step}.{rest}"
+    return path if not where else f"{where}{path}" if path.startswith("[") else f"{where}.{path}"

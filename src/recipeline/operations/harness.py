@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from recipeline.contracts import Events, Silent
-from recipeline.errors import TrainingFailed
-from recipeline.operations.anomalies import Anomaly, NonFinite, Rule, standard_rules
+from recipeline.errors import Damaged, TrainingFailed
+from recipeline.operations.anomalies import Anomaly, NonFinite, ReturnDrop, Rule, standard_rules
 from recipeline.operations.checkpoints import Rotation
 from recipeline.operations.schedules import Schedule
 
 
 class EpisodeLog:
-    """Returns of the last `size` episodes with the step they ended at; their mean from `at_least` on."""
+    """Returns of episodes with the step they ended at: the mean of the last `size` from `at_least` on, and how noisy they are."""
 
-    def __init__(self, size: int = 20, at_least: int = 10) -> None:
+    def __init__(self, size: int = 20, at_least: int = 10, memory: int = 200) -> None:
         self.at_least = at_least
-        self.entries: deque[tuple[int, float]] = deque(maxlen=size)
+        self.recent: deque[float] = deque(maxlen=size)
+        self.steps: deque[int] = deque(maxlen=max(size, memory))
+        self.returns: deque[float] = deque(maxlen=max(size, memory))
+
+    @property
+    def entries(self) -> list[tuple[int, float]]:
+        return list(zip(self.steps, self.returns, strict=True))
 
     def add(self, step: int, returns: Sequence[float]) -> None:
-        self.entries.extend((step, float(r)) for r in returns if math.isfinite(r))
+        for r in returns:
+            if math.isfinite(r):
+                r = float(r)
+                self.steps.append(step)
+                self.returns.append(r)
+                self.recent.append(r)
 
     def mean(self) -> float | None:
-        return math.fsum(r for _, r in self.entries) / len(self.entries) if len(self.entries) >= self.at_least else None
+        count = len(self.recent)
+        return math.fsum(self.recent) / count if count >= self.at_least else None
+
+    def error(self) -> float:
+        """Standard error of the difference of two such means, were training at a standstill: from differences of successive
+        returns, which a trend hardly touches (von Neumann 1941). Infinite while fewer than ten are known.
+        """
+        values = list(self.returns)
+        if len(values) < 10:
+            return math.inf
+        square = math.fsum((y - x) ** 2 for x, y in itertools.pairwise(values)) / (2 * (len(values) - 1))
+        return math.sqrt(2 * square / len(self.recent))
+
+    def restore(self, steps: Iterable[int], returns: Iterable[float]) -> None:
+        for known in (self.steps, self.returns, self.recent):
+            known.clear()
+        self.steps.extend(steps)
+        self.returns.extend(returns)
+        self.recent.extend(self.returns)
 
 
 class RollbacksExhausted(TrainingFailed):
@@ -40,7 +70,7 @@ class Rollback:
     """Limits of going back. Updates count calls of `update`, whatever the steps do.
 
     backoff   factor on `hparam`, taken back over `recovery` clean updates
-    deeper    a rollback within so many updates of the last goes one checkpoint further back
+    deeper    a rollback within so many updates of the last goes further back than that one did
     per_run   so many in all; `per_window` of them within `window` updates; then RollbacksExhausted, or on without when not `stop`
     """
 
@@ -53,6 +83,16 @@ class Rollback:
     window: int = 100
     stop: bool = True
 
+    def __post_init__(self) -> None:
+        if not (isinstance(self.backoff, int | float) and 0 < self.backoff <= 1):
+            raise ValueError(f"rollback: backoff lies in (0, 1]; got {self.backoff!r}")
+        for name in ("recovery", "deeper", "per_run", "per_window", "window"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < (1 if name in ("recovery", "window") else 0):
+                raise ValueError(f"rollback: {name} is a whole number of updates or times; got {value!r}")
+        if not isinstance(self.stop, bool) or not isinstance(self.hparam, str):
+            raise ValueError("rollback: stop is true or false, hparam a name")  # noqa: TRY004  as the others are told
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -62,6 +102,9 @@ class Outcome:
     saved: str | None = None
     restored: str | None = None
     restored_step: int | None = None
+
+
+_QUIET = Outcome()
 
 
 class OpsHarness:
@@ -97,6 +140,9 @@ class OpsHarness:
         self.rotation = rotation or Rotation(events=self.events)
         self.rollback, self.score = rollback, score
         self.episodes = episodes or EpisodeLog()
+        for rule in self.rules:
+            if isinstance(rule, ReturnDrop):
+                rule.error = self.episodes.error
         self.retune: dict[str, float] = {}
         self.updates = 0
         self.backoff = self.backoff_from = 1.0
@@ -109,15 +155,15 @@ class OpsHarness:
         self._apply(step, set_hparam)
 
     def resume(self, set_state: Callable[[Any, int], None], set_hparam: Callable[[str, float], None]) -> int | None:
-        """Go on from the newest checkpoint that is not bad; its step, or None when there is none."""
-        name = self.rotation.newest()
-        if name is None:
+        """Go on from the newest checkpoint that is not bad and can be read; its step, or None when there is none."""
+        found = self._readable()
+        if found is None:
             return None
-        whole = self.rotation.writer.read(name)
+        name, whole = found
         set_state(whole["state"], 0)
         self.restore(whole["operations"])
-        self.rotation.rewind(whole["operations"]["checkpoints"])
         step = int(self.rotation.writer.infos()[name]["step"])
+        self.rotation.rewind(whole["operations"]["checkpoints"], step=step)
         self._apply(step, set_hparam)
         return step
 
@@ -131,40 +177,54 @@ class OpsHarness:
     ) -> Outcome:
         """After each update of training."""
         self.updates += 1
-        watched = dict(metrics)
-        returns = watched.get("episode_returns")
+        watched = metrics
+        returns = metrics.get("episode_returns")
         if returns is not None and len(returns):
             self.episodes.add(step, returns)
             recent = self.episodes.mean()
             if recent is not None:
-                watched["return_recent"] = recent
-        found = [anomaly for rule in self.rules if (anomaly := rule.update(step, watched))]
+                watched = {**metrics, "return_recent": recent}
+        found, suspicious = [], False
+        for rule in self.rules:
+            alarm = rule.update(step, watched)
+            if alarm is not None:
+                found.append(alarm)
+            if rule.bad and rule.severity == "rollback":
+                suspicious = True
         for anomaly in found:
             self.events.emit("anomaly", step=step, rule=anomaly.rule, severity=anomaly.severity, onset=anomaly.onset, reason=anomaly.reason)
-        grave = [a for a in found if a.severity == "rollback"]
+        grave = [a for a in found if a.severity == "rollback"] if found else found
         if grave and self.rollback:
-            name = self._go_back(step, min(a.onset for a in grave), grave[0], set_state, self.rollback)
+            name = self._go_back(step, grave, set_state, self.rollback)
             self._apply(step, set_hparam)
             return Outcome(tuple(found), None, name, int(self.rotation.writer.infos()[name]["step"]) if name else None)
         saved = None
-        if not any(rule.bad and rule.severity == "rollback" for rule in self.rules) and not grave:
+        if not suspicious and not grave:
             self.rotation.clean()
             if self.rollback and self.backoff < 1.0:
                 self.backoff = min(1.0, self.backoff + (1.0 - self.backoff_from) / self.rollback.recovery)
         if self.rotation.due(step) and not grave:
-            score = float(watched[self.score]) if self.score in watched else None
-            self.rotation.last = step
-            saved = self.rotation.save(step, self._whole(get_state), score=score)
+            score = float(watched[self.score]) if self.score is not None and self.score in watched else None
+            saved = self.save(step, get_state, score=score)
         self._apply(step, set_hparam)
-        return Outcome(tuple(found), saved)
+        return Outcome(tuple(found), saved) if found or saved else _QUIET
+
+    def save(self, step: int, get_state: Callable[[], Any], *, score: float | None = None, pinned: bool = False) -> str | None:
+        """A checkpoint now, whether or not one is due (at the end of training); its name, or None when it was not written."""
+        self.rotation.last = step
+        return self.rotation.save(step, self._whole(get_state), score=score, pinned=pinned)
 
     def value(self, name: str, step: int) -> float:
         """The value in force."""
-        x = self.hparams[name](step) * self.retune.get(name, 1.0)
-        if self.rollback and name == self.rollback.hparam:
+        x = self.hparams[name](step)
+        if self.retune:
+            x *= self.retune.get(name, 1.0)
+        if self.backoff < 1.0 and self.rollback and name == self.rollback.hparam:
             x *= self.backoff
-        low, high = self.bounds.get(name, (-math.inf, math.inf))
-        return min(high, max(low, x))
+        if name in self.bounds:
+            low, high = self.bounds[name]
+            x = min(high, max(low, x))
+        return x
 
     def state(self) -> dict[str, Any]:
         """Everything but checkpoints, as JSON."""
@@ -183,31 +243,47 @@ class OpsHarness:
             setattr(self, key, state[key])
         self.rollbacks, self.retune, self.rotation.last = list(state["rollbacks"]), dict(state["retune"]), state["last"]
 
-    def _go_back(self, step: int, onset: int, cause: Anomaly, set_state: Callable[[Any, int], None], limits: Rollback) -> str | None:
+    def _go_back(self, step: int, grave: Sequence[Anomaly], set_state: Callable[[Any, int], None], limits: Rollback) -> str | None:
+        onset, cause = min(alarm.onset for alarm in grave), grave[0]
         soon = bool(self.rollbacks) and self.updates - self.rollbacks[-1] <= limits.deeper
         again = self.restored if soon and not self._pinned(self.restored) else None
-        self.rotation.condemn(onset, also=again)
-        name = self.rotation.newest("good")
+        before = self.rotation.writer.infos().get(again or "", {}).get("step", onset)
+        self.rotation.condemn(min(onset, before), also=again)
+        found = self._readable("good")
         used_up = (
             len(self.rollbacks) >= limits.per_run or sum(self.updates - u < limits.window for u in self.rollbacks) >= limits.per_window
         )
-        if used_up or name is None:
+        if used_up or found is None:
             why = f"{len(self.rollbacks)} rollbacks were made already" if used_up else "there is no good checkpoint yet"
             self.events.emit("rollback_refused", step=step, rule=cause.rule, reason=why)
             if limits.stop or cause.rule == NonFinite.name:  # nothing can be learned from NaN
                 raise RollbacksExhausted(f"{cause.rule} at step {step} ({cause.reason}), and {why}", hint="lower the learning rate")
             return None
+        name, whole = found
         self.rollbacks.append(self.updates)
         self.restored = name
-        whole = self.rotation.writer.read(name)
         back_to = int(self.rotation.writer.infos()[name]["step"])
         self.rotation.condemn(back_to + 1)  # candidates of the stretch that is now undone
         set_state(whole["state"], len(self.rollbacks))
         self._restore_detectors(whole["operations"])  # the episode log too: bad episodes would keep the mean down
+        for rule in self.rules:  # what has just spoken rests, or it would use up all rollbacks on one stretch
+            if any(alarm.rule == rule.name for alarm in grave):
+                rule.quiet = rule.cooldown
         self.rotation.last = back_to
         self.backoff = self.backoff_from = self.backoff * limits.backoff
         self.events.emit("rollback", step=step, rule=cause.rule, onset=onset, restored=name, restored_step=back_to, backoff=self.backoff)
         return name
+
+    def _readable(self, *statuses: str) -> tuple[str, Any] | None:
+        """The newest checkpoint of these statuses that is what was written, and what it holds; damaged ones are told and left."""
+        while (name := self.rotation.newest(*statuses)) is not None:
+            try:
+                return name, self.rotation.writer.read(name)
+            except Damaged as error:
+                info = self.rotation.writer.infos()[name]
+                self.events.emit("checkpoint_damaged", step=info["step"], checkpoint=name, reason=str(error))
+                self.rotation.writer.mark(name, {**info, "status": "bad"})
+        return None
 
     def _pinned(self, name: str | None) -> bool:
         return bool(name and self.rotation.writer.infos().get(name, {}).get("pinned"))
@@ -221,9 +297,9 @@ class OpsHarness:
 
     def _detectors(self) -> dict[str, Any]:
         named = {f"{number}:{rule.name}": rule.state() for number, rule in enumerate(self.rules)}
-        return {"rules": named, "episodes": [list(entry) for entry in self.episodes.entries]}
+        return {"rules": named, "episodes": {"steps": list(self.episodes.steps), "returns": list(self.episodes.returns)}}
 
     def _restore_detectors(self, state: Mapping[str, Any]) -> None:
         for number, rule in enumerate(self.rules):
             rule.restore(state["rules"][f"{number}:{rule.name}"])
-        self.episodes.entries = deque(((s, r) for s, r in state["episodes"]), maxlen=self.episodes.entries.maxlen)
+        self.episodes.restore(state["episodes"]["steps"], state["episodes"]["returns"])

@@ -79,19 +79,28 @@ class DiscountedNormalizer:
 
     def __call__(self, rewards: ArrayLike, done: ArrayLike = False) -> NDArray[np.float64]:
         r = np.atleast_1d(np.asarray(rewards, dtype=np.float64))
-        good = np.isfinite(r)
-        self.dropped += int((~good).sum())
-        r = np.where(good, r, 0.0)
-        self.returns = np.where(good, self.returns * self.gamma + r, self.returns)
-        known = self.returns[good]
-        if len(known):  # Chan, Golub and LeVeque 1983: the moments of two sets together
-            total, gap = self.count + len(known), float(known.mean()) - self.mean
-            self.square += float(((known - known.mean()) ** 2).sum()) + gap**2 * self.count * len(known) / total
-            self.mean += gap * len(known) / total
+        over = np.asarray(done, dtype=bool)
+        if math.isfinite(r.dot(r)):
+            self.returns = known = self.returns * self.gamma + r
+        else:
+            good = np.isfinite(r)
+            self.dropped += int((~good).sum())
+            r = np.where(good, r, 0.0)
+            self.returns = np.where(good, self.returns * self.gamma + r, self.returns)
+            known = self.returns[good]
+        n = len(known)
+        if n:  # Chan, Golub and LeVeque 1983: the moments of two sets together
+            mean = float(np.add.reduce(known)) / n
+            deviations = known - mean
+            total, gap = self.count + n, mean - self.mean
+            self.square += float(deviations.dot(deviations)) + gap**2 * self.count * n / total
+            self.mean += gap * n / total
             self.count = total
-        self.returns = np.where(np.asarray(done, dtype=bool), 0.0, self.returns)
+        if over.any():
+            self.returns = np.where(over, 0.0, self.returns)
         scale = self.sd + 1e-8 if self.count >= self.warm_up else 1.0
-        return np.clip(r / scale, -self.clip, self.clip)
+        r = r / scale
+        return np.minimum(np.maximum(r, -self.clip, out=r), self.clip, out=r)
 
     @property
     def sd(self) -> float:

@@ -59,7 +59,9 @@ class Schedule:
             return self.start
         if self.shape == "piecewise":
             return float(np.interp(step, [s for s, _ in self.points], [v for _, v in self.points]))
-        p = min(1.0, max(0.0, (step - self.warm_up) / (self.steps - self.warm_up)))
+        p = (step - self.warm_up) / (self.steps - self.warm_up)
+        if not 0.0 < p < 1.0:  # the ends exactly, whatever the formulas round to
+            return self.end if p > 0 else self.start
         if self.shape == "linear":
             return self.start + (self.end - self.start) * p
         if self.shape == "cosine":

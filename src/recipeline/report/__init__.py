@@ -45,6 +45,7 @@ class ReportContent:
     hpo         the form of hpo.json
     figures     {name: Figure} of the evaluation, and `more_figures` of anybody else
     tables      {name: frame}; the first rows of each are shown
+    summed      tables are of all folds, and so are the figures whose captions say it
     versions    {library: version}
     seconds     wall time of the run
     finished    when, as a person writes it; part of the content, so that the same content gives the same bytes
@@ -65,6 +66,7 @@ class ReportContent:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     more_figures: Mapping[str, Figure] = field(default_factory=dict)
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    summed: bool = False
     versions: Mapping[str, str] = field(default_factory=dict)
     seed: int | None = None
     seconds: float | None = None

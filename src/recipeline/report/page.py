@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ROWS, COLUMNS = 40, 16  # of a table that are shown
 TRIALS = 25
 FEATURES = 120
+OPEN_ROWS = 12  # of tables that stand open
+EQUAL_IS_FINE = ("champion",)  # the same recipe on the same rows is as good as before, and no worse
 
 
 def render(content: ReportContent) -> str:
@@ -36,7 +38,9 @@ def render(content: ReportContent) -> str:
         audit=_nested(content.audit),
         hpo=_search(hpo) if hpo else None,
         columns=_columns(content),
-        tables=[_table(name, frame) for name, frame in content.tables.items()],
+        tables=sorted(
+            (_table(name, frame, _keys(content)) for name, frame in content.tables.items()), key=lambda table: table["shape"][0] > OPEN_ROWS
+        ),
         duration=_duration(content.seconds),
         about=_nested(content.about),
     )
@@ -124,24 +128,47 @@ def _headline(content: ReportContent) -> Mapping[str, float]:
 def _cards(content: ReportContent) -> list[dict[str, Any]]:
     """One card per metric of the headline part: the value, and bars for the model and each baseline."""
     values = _headline(content)
+    intervals = _intervals(content)
     cards = []
     for name, value in _plain(values).items():
-        direction = content.directions.get(name, "")
+        direction = _direction(name, content)
         rows = [("this model", value), *((who, metrics[name]) for who, metrics in content.baselines.items() if name in metrics)]
         finite = [one for _, one in rows if math.isfinite(one)]
-        top = max((abs(one) for one in finite), default=0.0)
-        bars = len(rows) > 1 and top > 0 and all(one >= 0 for one in finite)
-        beaten = [_better(value, one, direction) for _, one in rows[1:]]
-        widths = [f"{100 * one / top:.1f}" if bars and math.isfinite(one) else None for _, one in rows]
+        top = max(finite, default=0.0)
+        bars = len(rows) > 1 and top > 0 and all(one >= -0.1 * top for one in finite)  # just below zero is no bar, far below no picture
+        beaten = [_better(value, one, direction) or (one == value and who in EQUAL_IS_FINE) for who, one in rows[1:]]
+        widths = [f"{100 * max(one, 0.0) / top:.1f}" if bars and math.isfinite(one) else None for _, one in rows]
         cards.append({
             "name": name,
             "value": value,
             "sd": values.get(f"{name}_sd"),
+            "interval": intervals.get(name),
             "direction": {"maximize": "higher is better", "minimize": "lower is better"}.get(direction, ""),
             "rows": [{"who": who, "value": one, "width": width} for (who, one), width in zip(rows, widths, strict=True)],
             "worse": bool(direction) and not all(beaten),
         })  # fmt: skip
     return cards
+
+
+def _direction(name: str, content: ReportContent) -> str:
+    """Of a metric, also where it is that of one of several targets (`rmse_Weight`)."""
+    targets = content.schema.get("target", {}).get("names", [])
+    known = (name, *(name.removesuffix(f"_{target}") for target in targets))
+    return next((content.directions[one] for one in known if one in content.directions), "")
+
+
+def _intervals(content: ReportContent) -> dict[str, str]:
+    """Of the table `intervals`, where the headline is one opening of sealed rows: `95 %: 0.9123 to 0.9561`, by metric."""
+    table = content.tables.get("intervals")
+    if table is None or len(content.folds) > 1 or not {"metric", "level", "low", "high"} <= set(table.columns):
+        return {}
+    if table["metric"].duplicated().any():  # of parts of the rows, as treatments: none of them is that of the headline
+        return {}
+    return {
+        row["metric"]: f"{100 * row['level']:g} %: {metric(row['low'])} to {metric(row['high'])}"
+        for row in table.to_dict("records")
+        if math.isfinite(row["low"])
+    }
 
 
 def _better(one: float, other: float, direction: str) -> bool:
@@ -218,15 +245,33 @@ def _nested(data: Any) -> list[dict[str, Any]]:
             lines.append({"name": label, "lines": _nested(value)})
         elif isinstance(value, (list, tuple)) and value and all(isinstance(item, Mapping) for item in value):
             names = _names(value)
-            rows = [[item.get(key) for key in names] for item in value[:ROWS]]
-            table = {"names": names, "rows": rows, "numeric": _numeric(rows), "left_out": len(value) - len(rows)}
-            lines.append({"name": label, "table": table})
+            if "fold" not in names and len(value) > 1:
+                names, value = ["fold", *names], [{"fold": str(at), **item} for at, item in enumerate(value)]
+            deep = [key for key in names if any(isinstance(item.get(key), Mapping) for item in value)]
+            flat = [key for key in names if key not in deep]
+            tables = [_grid(flat, [[item.get(key) for key in flat] for item in value])] if flat else []
+            lines.append({"name": label, "tables": [*tables, *(_deep(key, value) for key in deep)]})
         elif isinstance(value, (list, tuple)):
             shown = ", ".join(_word(item) for item in value[:12]) + (f" and {len(value) - 12} more" if len(value) > 12 else "")
             lines.append({"name": label, "text": shown or "none"})
         else:
             lines.append({"name": label, "text": _word(value)})
     return lines
+
+
+def _grid(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+    return {"names": names, "rows": rows[:ROWS], "numeric": _numeric(rows[:ROWS]), "left_out": max(len(rows) - ROWS, 0)}
+
+
+def _deep(key: str, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A key whose values are mappings themselves, as a table of its own: a line for each entry, numbered where there are several items."""
+    found = [(at, name, inner) for at, item in enumerate(items) for name, inner in (item.get(key) or {}).items()]
+    across = _names([inner for _, _, inner in found if isinstance(inner, Mapping)])
+    rows = []
+    for at, name, inner in found:
+        cells = [inner.get(word) for word in across] if isinstance(inner, Mapping) else [inner]
+        rows.append([*([str(at)] if len(items) > 1 else []), name, *cells])
+    return _grid([*(["fold"] if len(items) > 1 else []), key, *(across or ["value"])], rows)
 
 
 def _numeric(rows: Sequence[Sequence[Any]]) -> list[bool]:
@@ -282,6 +327,7 @@ def _columns(content: ReportContent) -> dict[str, Any] | None:
         "target": {
             "names": names,
             "classes": targets.get("classes", []),
+            "word": "Known labels, for judging only" if targets.get("use") == "judging" else "Target",
             "seen": [{"name": name, **seen[name], "spark": _spark(seen[name])} for name in names if name in seen],
         },
     }
@@ -301,14 +347,23 @@ def _spark(seen: Mapping[str, Any]) -> Markup:
     return Markup(f'<svg class="spark" viewBox="0 0 {5 * len(bins) - 1} 18" aria-hidden="true">{bars}</svg>')  # noqa: S704  # numbers only
 
 
-def _table(name: str, frame: Any) -> dict[str, Any]:
+def _keys(content: ReportContent) -> set[str]:
+    return {column["name"] for column in content.schema.get("columns", ()) if column.get("role") == "key"}
+
+
+def _table(name: str, frame: Any, keys: set[str]) -> dict[str, Any]:
+    """The head of a table; what names a row is text, for 2,881 is no customer."""
     head = frame.iloc[:ROWS, :COLUMNS]
     numeric = [getattr(kind, "kind", "") in "iuf" for kind in head.dtypes]
     return {
-        "name": name.replace("_", " "),
+        "name": name.removesuffix(".csv").replace("_", " "),
         "names": [str(column) for column in head.columns],
         "numeric": numeric,
-        "rows": [list(row) for row in head.astype(object).itertuples(index=False, name=None)],
+        "rows": [
+            [str(value) if column in keys and isinstance(value, int) else value for column, value in zip(head.columns, row, strict=True)]
+            for row in head.astype(object).itertuples(index=False, name=None)
+        ],
         "shape": frame.shape,
         "cut": frame.shape[0] > ROWS or frame.shape[1] > COLUMNS,
+        "open": frame.shape[0] <= OPEN_ROWS,
     }

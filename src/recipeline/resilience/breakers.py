@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -100,6 +100,9 @@ class Breaker:
 
     @property
     def state(self) -> State:
+        state = self._state
+        if state != "open":  # only an open one changes by the passing of time; one attribute is read whole without the lock
+            return state
         with self._locked():
             return self._state
 
@@ -252,6 +255,29 @@ class Ladder:
         if not tiers:
             raise ValueError("a ladder has at least one tier")
         self.tiers, self.deadline, self.cache = tuple(tiers), deadline, cache
+
+    @classmethod
+    def of(
+        cls,
+        services: Mapping[str, Callable[..., Any]],
+        *,
+        ttl: tuple[float, float] = (3600.0, 300.0),
+        deadline: float = 5.0,
+        cache: StaleCache | None = None,
+        **breaker: Any,
+    ) -> Ladder:
+        """Tiers from best to plainest, {name: call}: creative, balanced, fast.
+
+        ttl      seconds for which answers keep at the top tier, and below it
+        breaker  arguments of each tier's Breaker; by default three failures open it for 300 s, ± a tenth and doubling up to an hour,
+                 then one probe at a time, and three that succeed close it
+        """
+        given = {"failures": 3, "cooldown": 300.0, "growth": 2.0, "probes": 1, "successes": 3, **breaker}
+        return cls(
+            [Tier(name, call, Breaker(name, **given), ttl=ttl[min(place, 1)]) for place, (name, call) in enumerate(services.items())],
+            deadline=deadline,
+            cache=cache,
+        )
 
     @property
     def tier(self) -> Tier | None:

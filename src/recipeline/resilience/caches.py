@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -49,24 +50,39 @@ class Hit:
 class StaleCache:
     """The last `size` answers used; fresh for `ttl` seconds, and for `stale` more when asked with `stale_ok` (RFC 5861, stale-if-error).
 
-    Values are frozen, so that no reader can change what the next one gets. Monotonic injected clock; thread-safe.
+    `budget` limits the weight of all together, as `put` tells it (bytes, say), where answers may differ much in size; one that is
+    heavier than that is not kept. Values are frozen, so that no reader can change what the next one gets. Monotonic injected
+    clock; thread-safe.
     """
 
-    def __init__(self, size: int = 1024, *, ttl: float = 60.0, stale: float = 0.0, clock: Callable[[], float] = time.monotonic) -> None:
-        if size < 1 or ttl < 0 or stale < 0:
-            raise ValueError("size is at least 1; ttl and stale are not negative")
-        self.size, self.ttl, self.stale, self._clock = size, ttl, stale, clock
+    def __init__(
+        self,
+        size: int = 1024,
+        *,
+        ttl: float = 60.0,
+        stale: float = 0.0,
+        budget: float = math.inf,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if size < 1 or ttl < 0 or stale < 0 or not budget > 0:
+            raise ValueError("size is at least 1; ttl and stale are not negative; budget is positive")
+        self.size, self.ttl, self.stale, self.budget, self._clock = size, ttl, stale, budget, clock
         self._lock = threading.Lock()
-        self._entries: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[float, Any, float]] = OrderedDict()
+        self.weight = 0.0  # of all that is kept
         self.hits = self.misses = 0
 
-    def put(self, key: Hashable, value: Any) -> None:
+    def put(self, key: Hashable, value: Any, *, weight: float = 1.0) -> None:
         frozen = freeze(value)
         with self._lock:
-            self._entries[key] = (self._clock(), frozen)
-            self._entries.move_to_end(key)
-            if len(self._entries) > self.size:
-                self._entries.popitem(last=False)
+            old = self._entries.pop(key, None)
+            self.weight -= old[2] if old else 0.0
+            if weight > self.budget:
+                return
+            self._entries[key] = (self._clock(), frozen, weight)
+            self.weight += weight
+            while len(self._entries) > self.size or self.weight > self.budget:
+                self.weight -= self._entries.popitem(last=False)[1][2]
 
     def get(self, key: Hashable, *, ttl: float | None = None, stale_ok: bool = False) -> Hit | None:
         """The answer, or None. `ttl` replaces the cache's own for this one question."""
@@ -84,6 +100,7 @@ class StaleCache:
     def clear(self) -> None:
         with self._lock:
             self._entries.clear()
+            self.weight = 0.0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -148,7 +165,18 @@ class SingleFlight:
                     finished.exception()  # seen, even when everybody left
 
             task.add_done_callback(done)
-        await asyncio.wait([task])  # unlike awaiting the task, being cancelled here does not cancel it
+        if not task.done():
+            waiter: asyncio.Future[None] = loop.create_future()  # unlike awaiting the task, being cancelled here does not cancel it
+
+            def wake(_: asyncio.Future[Any]) -> None:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+            task.add_done_callback(wake)
+            try:
+                await waiter
+            finally:
+                task.remove_done_callback(wake)
         if task.cancelled():
             raise Unavailable("the shared call was cancelled from inside")
         return task.result(), shared

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
+import re
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,6 +15,8 @@ from recipeline.errors import Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
+log = logging.getLogger("recipeline")
+
 Retryable = type[Exception] | tuple[type[Exception], ...] | Callable[[Exception], bool | float]
 
 
@@ -71,7 +75,9 @@ def retry(
 
     def context() -> Any:
         import stamina
+        from stamina.instrumentation import set_on_retry_hooks
 
+        set_on_retry_hooks([_say])
         left = timeout if deadline is None else min(timeout, deadline.check())
         # A context, not stamina's decorator: that one hands the arguments of the call to the log, secrets among them.
         return stamina.retry_context(
@@ -100,6 +106,24 @@ def retry(
         return again
 
     return decorate
+
+
+def _say(details: Any) -> None:
+    """One line for each attempt that failed; stamina's own line holds the whole text of the error, objects and all."""
+    log.warning("attempt %d failed (%s): again in %.2g s", details.retry_num, _cause(details.caused_by), details.wait_for)
+
+
+def _cause(error: BaseException) -> str:
+    """Why, in a few words: what the system said, where it stands at the end of the chain of errors."""
+    inner, seen = error, {id(error)}
+    while (deeper := inner.__cause__ or inner.__context__) is not None and id(deeper) not in seen:
+        inner = deeper
+        seen.add(id(inner))
+        if isinstance(inner, OSError) and inner.strerror:
+            return inner.strerror
+    # Its own text may hold an address with a password; of that, only what the system said is passed on.
+    said = re.search(r"\[Errno -?\d+\] ([A-Z][\w ]+)", str(error))
+    return said[1] if said else type(error).__name__
 
 
 def without_waiting() -> AbstractContextManager[None]:

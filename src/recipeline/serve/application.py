@@ -7,10 +7,12 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic import BaseModel, ValidationError
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from recipeline import measures
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 BRINGERS = ("model", "preprocessor", "augmenter", "task")
 """The parts of a pipeline that may have `routes`: an attribute or a method that gives `contracts.Route`s."""
 
+
 _log = logging.getLogger("recipeline.serve")
 
 
@@ -40,6 +43,7 @@ class Service:
         self.pipeline, self.state, self.pool = pipeline, state, pool
         self.reader = RowReader(pipeline.schema, max_rows=limits.max_rows)
         self.routes = routes(pipeline)
+        self.rows_path = documentation.rows_path(self.routes)
         self._rows = measures.counter("recipeline_rows_total", "Rows predicted")
         self._extra = measures.counter("recipeline_ignored_columns_total", "Columns in requests that the contract does not know")
 
@@ -97,7 +101,7 @@ class Service:
     def self_test(self) -> None:
         """Predict the contract's own example; a model that cannot must not get traffic."""
         try:
-            self.work(dumps(example(self.pipeline.schema)))
+            self.work(to_json(example(self.pipeline.schema)))
         except (RecipelineError, HTTPProblem) as error:
             _log.error("the self-test row was not predicted: %s", error)
             self.state.fail("the self-test row was not predicted")
@@ -142,7 +146,7 @@ def build(pipeline: Pipeline, *, guard: Guard, limits: Limits, state: State | No
     inner.exception_handler(ClientGone)(_gone)
     inner.exception_handler(Exception)(_bug)
     own: list[tuple[str, str, Callable[..., Awaitable[Response]], str]] = [
-        ("POST", "/predict", service.predict, "Predict one record or many"),
+        ("POST", service.rows_path, service.predict, "Predict one record or many"),
         ("GET", "/health/live", service.live, "Whether the process answers"),
         ("GET", "/health/ready", service.ready, "Whether it may get traffic: a model that predicted its example, and not stopping"),
         ("GET", "/model/metadata", service.metadata, "The input contract, metrics and tuning of the model"),
@@ -154,7 +158,9 @@ def build(pipeline: Pipeline, *, guard: Guard, limits: Limits, state: State | No
         inner.add_api_route(
             route.path, _endpoint(service, route), methods=[route.method.upper()], summary=route.summary or None, response_class=Response
         )
-    documented = documentation.Documentation(inner, service.reader, service.facts, service.routes, secured=bool(guard.keys))
+    documented = documentation.Documentation(
+        inner, service.reader, service.facts, service.routes, rows=service.rows_path, secured=bool(guard.keys)
+    )
     inner.openapi = documented.openapi  # type: ignore[method-assign]
     inner.add_api_route("/docs", documented.page, methods=["GET"], include_in_schema=False, response_class=Response)
     application: Application = inner
@@ -165,11 +171,13 @@ def build(pipeline: Pipeline, *, guard: Guard, limits: Limits, state: State | No
 
 
 def routes(pipeline: Pipeline) -> tuple[Route, ...]:
-    """The routes of a pipeline's parts.
+    """The routes of a pipeline's parts. A model may answer POST /predict itself, and say so (`Route.instead`), where rows say badly
+    what it is asked about: then rows are asked at /predict/rows.
 
     Raises RecipeError where two of them, or one of ours, have the same method and path.
     """
-    taken = {("POST", "/predict"): "the server", **{("GET", path): "the server" for path in documentation.OWN}}
+    ours = (documentation.PREDICT, ("POST", documentation.ROWS), *(("GET", path) for path in documentation.OWN))
+    taken = dict.fromkeys(ours, "the server")
     found: list[Route] = []
     for role in BRINGERS:
         part = getattr(pipeline, role, None)
@@ -178,7 +186,8 @@ def routes(pipeline: Pipeline) -> tuple[Route, ...]:
             if route in found:
                 continue  # a part and its task may name the same one
             place = (route.method.upper(), route.path)
-            if place in taken:
+            instead = route.instead and role == "model" and place == documentation.PREDICT
+            if place in taken and not instead:
                 message = f"{type(part).__name__} brings {' '.join(place)}, which {taken[place]} has already"
                 raise RecipeError(Problem("route-taken", (role,), message, "the route needs another path"))
             taken[place] = type(part).__name__
@@ -187,12 +196,14 @@ def routes(pipeline: Pipeline) -> tuple[Route, ...]:
 
 
 def _endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[Response]]:
-    wants = len(inspect.signature(route.handler).parameters) > 0
+    parameters = inspect.signature(route.handler).parameters
+    handler = partial(route.handler, version=service.pipeline.version) if "version" in parameters else route.handler
+    wants = bool(set(parameters) - {"version"})
 
     async def endpoint(request: Request) -> Response:
         exchange: Exchange = request.scope["exchange"]
         asked = None if route.request is None else await _asked(route.request, request, exchange)
-        given = await service.call(route.handler, *([asked] if wants else []), deadline=exchange.deadline)
+        given = await service.call(handler, *([asked] if wants else []), deadline=exchange.deadline)
         if route.response is not None and not isinstance(given, BaseModel):
             given = route.response.model_validate(given)
         if isinstance(given, BaseModel):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from recipeline.schema import InputSchema
     from recipeline.serve.rows import RowReader
 
+PREDICT, ROWS = ("POST", "/predict"), "/predict/rows"
 OWN = ("/health/live", "/health/ready", "/model/metadata", "/metrics", "/docs", "/openapi.json")
 
 _REF = "#/components/schemas/{model}"
@@ -67,19 +68,43 @@ _STYLE = (
 )
 
 
-def curl(schema: InputSchema, url: str, *, secured: bool) -> str:
-    """A command that asks for the prediction of an example record and works as printed."""
+def rows_path(routes: Sequence[Route]) -> str:
+    """Where rows are asked: /predict, unless the model answers something else there."""
+    return PREDICT[1] if own_predict(routes) is None else ROWS
+
+
+def own_predict(routes: Sequence[Route]) -> Route | None:
+    """The model's route in the place of ours."""
+    return next((route for route in routes if (route.method.upper(), route.path) == PREDICT), None)
+
+
+def curl(schema: InputSchema, url: str, *, secured: bool, routes: Sequence[Route] = ()) -> str:
+    """A command that asks for the prediction of an example record and works as printed.
+
+    routes  those of the model's parts: one at POST /predict is asked with the first of the `examples` of its request
+    """
     key = ' -H "Authorization: Bearer $RECIPELINE_API_KEY"' if secured else ""
-    return f"curl -s {url}/predict -H 'Content-Type: application/json'{key} -d {shlex.quote(json.dumps(example(schema)))}"
+    own = own_predict(routes)
+    shown = own.request.model_json_schema().get("examples", ()) if own is not None and own.request is not None else ()
+    path, body = ("/predict", shown[0]) if shown else (rows_path(routes), example(schema))
+    return f"curl -s {url}{path} -H 'Content-Type: application/json'{key} -d {shlex.quote(json.dumps(body))}"
 
 
 class Documentation:
     """What `/openapi.json` and `/docs` show of an application."""
 
     def __init__(
-        self, inner: FastAPI, reader: RowReader, facts: Callable[[], Mapping[str, Any]], routes: Sequence[Route], *, secured: bool
+        self,
+        inner: FastAPI,
+        reader: RowReader,
+        facts: Callable[[], Mapping[str, Any]],
+        routes: Sequence[Route],
+        *,
+        rows: str = "/predict",
+        secured: bool,
     ) -> None:
         self.inner, self.reader, self.facts, self.routes, self.secured = inner, reader, facts, routes, secured
+        self.rows = rows
         self._made: dict[str, Any] | None = None
 
     def openapi(self) -> dict[str, Any]:
@@ -109,10 +134,10 @@ class Documentation:
         record, envelope = refs[(self.reader.record, "validation")], refs[(self.reader.envelope, "validation")]
         for path, operations in made["paths"].items():
             for operation in operations.values():
-                operation["responses"] = _responses(path)
+                operation["responses"] = _responses(path, self.rows)
                 if path.startswith("/health/"):
                     operation["security"] = []
-        operation = made["paths"]["/predict"]["post"]
+        operation = made["paths"][self.rows]["post"]
         forms = {"anyOf": [record, {"type": "array", "items": record}, envelope]}
         operation["requestBody"] = _json_body(forms, example(self.reader.schema))
         for route in self.routes:
@@ -141,7 +166,7 @@ class Documentation:
             f"<td>{escape(properties[column.name].get('description', ''))}</td></tr>"
             for column in schema.columns
         )
-        shown = escape(curl(schema, "http://HOST:PORT", secured=self.secured))
+        shown = escape(curl(schema, "http://HOST:PORT", secured=self.secured, routes=self.routes))
         facts = self.facts()
         return (
             "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
@@ -149,7 +174,8 @@ class Documentation:
             f"<h1>{escape(made['info']['title'])}</h1>"
             f"<p>{escape(str(facts['model']))}, version <code>{escape(str(facts['model_version']))}</code>"
             f"<h2>Ask</h2><pre>{shown}</pre>"
-            '<p>One record, a list of records, or <code>{"records": […]}</code>. The answer is '
+            f"<p>Rows are asked at <code>{self.rows}</code>: "
+            'one record, a list of records, or <code>{"records": […]}</code>. The answer is '
             '<code>{"predictions": […], "model_version", "run_id"}</code> in the order asked.'
             f"<h2>Columns</h2><table><tr><th>name<th>type<th>needed<th></tr>{columns}</table>"
             "<p>Other columns are ignored; the header <code>X-Ignored-Columns</code> counts them."
@@ -160,11 +186,11 @@ class Documentation:
         )
 
 
-def _responses(path: str) -> dict[str, Any]:
-    kinds = {"/metrics": ("text/plain", {"type": "string"}), "/predict": ("application/json", {"$ref": _REF.format(model="Answer")})}
+def _responses(path: str, rows: str) -> dict[str, Any]:
+    kinds = {"/metrics": ("text/plain", {"type": "string"}), rows: ("application/json", {"$ref": _REF.format(model="Answer")})}
     media, schema = kinds.get(path, ("application/json", {}))
     headers = {}
-    if path == "/predict":
+    if path == rows:
         counted = {"description": "columns that the contract does not know", "schema": {"type": "integer"}}
         headers = {"headers": {"X-Ignored-Columns": counted}}
     problem = {"description": "A problem", "content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}

@@ -29,7 +29,8 @@ BODIES = 16  # the bodies held in memory are together at most so many times as l
 LINGER = 2.0  # seconds in which the rest of a refused body is thrown away, so that the client reads why before the line closes
 
 _ROUTES = {
-    "/predict": "predict", "/model/metadata": "metadata", "/metrics": "metrics", "/docs": "docs", "/openapi.json": "docs",
+    "/predict": "predict", "/predict/rows": "predict",
+    "/model/metadata": "metadata", "/metrics": "metrics", "/docs": "docs", "/openapi.json": "docs",
     "/health/live": "health", "/health/ready": "health",
 }  # fmt: skip
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")

@@ -231,8 +231,10 @@ def _kind(value: Any) -> str:
     return _KINDS.get(type(value), "something else")
 
 
-def example(schema: InputSchema) -> dict[str, Any]:
-    """A record that the contract accepts: values from the training data where it keeps some."""
+def example(schema: InputSchema) -> dict[str, Any] | list[dict[str, Any]]:
+    """A record that the contract accepts, or as many as an answer needs: values from the training data where it keeps some."""
+    if "example" in schema.extras:
+        return [dict(record) for record in schema.extras["example"]]
     made = {
         "float64": 0.0,
         "int64": 0,

@@ -27,7 +27,7 @@ import uvicorn
 
 from recipeline.errors import TrainingFailed, UsageError
 from recipeline.serve.access import Guard, Limits, permitted
-from recipeline.serve.application import build
+from recipeline.serve.application import build, routes
 from recipeline.serve.connection import Connection
 from recipeline.serve.documentation import curl
 from recipeline.serve.gate import Gate, State
@@ -90,7 +90,8 @@ def _print(text: str) -> None:
 def _words(pipeline: Pipeline, url: str, count: int, *, secured: bool) -> str:
     how = f"{count} workers; " if count > 1 else ""
     key = "with one of your keys in RECIPELINE_API_KEY, " if secured else ""
-    return f"serving {pipeline.version} on {url} ({how}{url}/docs)\n{key}try:\n  {curl(pipeline.schema, url, secured=secured)}"
+    command = curl(pipeline.schema, url, secured=secured, routes=routes(pipeline))
+    return f"serving {pipeline.version} on {url} ({how}{url}/docs)\n{key}try:\n  {command}"
 
 
 def _built(pipeline: Pipeline, settings: Settings, insecure_no_auth: bool) -> Gate:

@@ -20,7 +20,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,44 @@ def to_json(value: Any, *, null_for_nan: bool = False) -> str:
     NumPy scalars and arrays, dates, paths, tuples and mappings are written as what they are.
     """
     return json.dumps(_plain(value, (), null_for_nan), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def append_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
+    """The lines stand at the end of the file when this returns, on the disk.
+
+    What a writer killed in mid-line left after the last line end is cut off first. Raises Exhausted (7) as `atomic_path` does;
+    no part of the lines is then left behind.
+    """
+    final = _real(Path(path))
+    data = "".join(f"{line}\n" for line in lines).encode()
+    with _storage_errors(final):
+        _make_folders(final.parent)
+        descriptor = os.open(final, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            end = _whole_lines(descriptor)
+            os.ftruncate(descriptor, end)
+            try:
+                written = 0
+                while written < len(data):
+                    written += os.pwrite(descriptor, data[written:], end + written)
+                os.fsync(descriptor)
+            except BaseException:
+                os.ftruncate(descriptor, end)
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def _whole_lines(descriptor: int) -> int:
+    """The number of bytes up to and with the last line end."""
+    end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - 4096)
+        found = os.pread(descriptor, end - start, start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 @contextlib.contextmanager
@@ -343,6 +381,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder in one step: killed on the way, the rest of it has a temporary name. Gone already is well."""
+    aside = folder.with_name(f"{TEMPORARY}{secrets.token_hex(6)}-{folder.name}")
+    with contextlib.suppress(FileNotFoundError):
+        folder.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _put(temporary: Path, final: Path, *, exclusive: bool) -> None:

@@ -7,6 +7,7 @@ become points in time. The words that mean "no value" are those of `pandas.read_
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import gzip
@@ -19,6 +20,7 @@ from recipeline.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 BLOCK = 8 << 20  # bytes parsed at once; a row may not be longer
 
 _NULLS = ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
@@ -86,12 +88,27 @@ class Delimited:
             rows = csv.reader(self._lines(stream), delimiter=self.delimiter)
             for head, row in enumerate(rows, 1):
                 if row:
+                    self._refuse_other_separator(row)
                     names = [name or f"Unnamed: {position}" for position, name in enumerate(row)]
                     return names, head, any(rows)  # stops at the first row that is not empty
         raise DataError("is empty", hint="a CSV file begins with the names of its columns", slug="empty-file", where=self.label)
 
+    def _refuse_other_separator(self, header: list[str]) -> None:
+        """A header of one name with separators in it: the file is no table of one column."""
+        other = next((name for mark, name in _SEPARATORS.items() if mark != self.delimiter and mark in header[0]), None)
+        if len(header) == 1 and other is not None:
+            shown = header[0] if len(header[0]) <= 40 else f"{header[0][:40]}…"
+            raise DataError(
+                f"has values separated by {other}, not by {_SEPARATORS[self.delimiter]}: its header is {shown!r}",
+                hint="name it .tsv" if other == "tabs" else "save it with commas between the values, and points in decimals",
+                slug="separator",
+                where=self.label,
+            )
+
     def _lines(self, stream: Any) -> Iterator[str]:
         for number, line in enumerate(stream, 1):
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                raise DataError("is UTF-16", hint="save it as UTF-8", slug="bad-csv", where=f"{self.label}:1")
             if b"\0" in line:
                 raise DataError("holds a NUL byte", slug="bad-csv", where=f"{self.label}:{number}")
             try:

@@ -22,6 +22,7 @@ from recipeline.stores.atomic import (
     atomic_folder,
     atomic_path,
     claim_folder,
+    discard,
     owner_lives,
     remove,
     remove_dead,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FrameSink", "FrameWriter", "Lock", "StorageAdapter", "admit", "atomic_folder", "atomic_path", "batches",
-    "claim_folder", "count_rows", "footer", "format_of", "local_path", "open_source", "owner_lives", "read_bytes",
+    "claim_folder", "count_rows", "discard", "footer", "format_of", "local_path", "open_source", "owner_lives", "read_bytes",
     "read_frame", "read_json", "rechunk", "remove", "remove_dead", "sha256", "shown", "sync_tree", "to_frame", "to_json",
     "without_credentials", "write_bytes", "write_frame", "write_json", "write_text",
 ]  # fmt: skip
@@ -324,7 +325,12 @@ class FrameSink:
         try:
             if isinstance(rows, pa.RecordBatch):
                 return rows if self.schema is None else rows.cast(self.schema)
-            batch = pa.RecordBatch.from_pandas(rows, schema=self.schema, preserve_index=False)
+            # By way of a table: pandas 3 keeps texts that were put together in several chunks.
+            table = pa.Table.from_pandas(rows, schema=self.schema, preserve_index=False).combine_chunks()
+            batches = table.to_batches() or [pa.RecordBatch.from_pylist([], schema=table.schema)]
+            if len(batches) > 1:  # what does not fit into one array
+                raise DataError("more than 2 GiB of text at once", hint="write fewer rows at a time", slug="too-large")
+            batch = batches[0]
             return batch.replace_schema_metadata(None) if self.schema is None else batch
         except (pa.ArrowException, KeyError) as error:
             names = re.search(r"Conversion failed for column (\S+)", str(error))

@@ -93,6 +93,15 @@ def prove(sql: str, dialect: str, params: Iterable[str] = (), *, binds: int | No
     return text
 
 
+def placeholders(sql: str, dialect: str | None) -> list[str]:
+    """Names of the parameters that `:name` in a text asks for, in order. Raises Refused where it is not understood."""
+    from sqlglot import expressions as exp
+
+    _, statements = parse(sql, dialect)
+    found = [node.name for tree in statements if tree is not None for node in tree.find_all(exp.Placeholder)]
+    return list(dict.fromkeys(name for name in found if name and name != "?"))
+
+
 def parse_select_columns(sql: str, dialect: str | None = None) -> list[str]:
     """Names of the columns that a SELECT gives, in order; `*` (or `t.*`) stands where the text does not name them.
 

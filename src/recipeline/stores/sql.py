@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sqlite3
 import time
@@ -18,21 +19,19 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 import sqlalchemy.exc
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 from recipeline.errors import DataError, Exhausted, RecipeError, RecipelineError, Refused, Unavailable, UsageError, did_you_mean
 from recipeline.stores import files
 from recipeline.stores.gate import DIALECTS, parse_select_columns, prove, with_lists
 
 if TYPE_CHECKING:
-    import os
-
     import pandas as pd
     import pyarrow as pa
 
     Frame: TypeAlias = pd.DataFrame
 
-__all__ = ["SqlAdapter", "parse_select_columns", "prove"]
+__all__ = ["SqlAdapter", "StateTable", "parse_select_columns", "prove"]
 
 FETCH = 8192  # rows that are Python objects at a time
 
@@ -361,3 +360,114 @@ def _append(connection: sa.Connection, frame: Frame, destination: str, key: str)
 def _sql_type(column: Any) -> Any:
     kind = column.dtype.kind
     return {"i": sa.BigInteger(), "u": sa.BigInteger(), "f": sa.Float(53), "b": sa.Boolean(), "M": sa.DateTime()}.get(kind, sa.Text())
+
+
+class StateTable:
+    """A small table of a program's own state: rows are added, never changed, and come back in the order they were added.
+
+    address   a path of an SQLite file, or SQLAlchemy's URL (`sqlite:///state.db`, `postgresql+psycopg://…`)
+    columns   {name: str | int | float | bool}; beside them stands `id`, growing from 1
+    unique    columns that together name a row: adding one a second time changes nothing
+
+    Several processes may add at once (SQLite waits up to `timeout` seconds for its writer, in WAL mode). Errors: RecipeError for an
+    address that is none, DataError for a table of other columns or a file that is no database, Unavailable (6) when it stays
+    locked or does not answer, Exhausted (7) for a full disk or a folder that may not be written.
+    """
+
+    def __init__(
+        self,
+        address: str | os.PathLike[str],
+        name: str,
+        columns: Mapping[str, type],
+        *,
+        unique: Sequence[str] = (),
+        project: str | os.PathLike[str] | None = None,
+        timeout: float = 5.0,
+    ) -> None:
+        text = os.fspath(address)
+        try:
+            url = sa.make_url(text if "://" in text else f"sqlite:///{text}")
+        except sqlalchemy.exc.ArgumentError:  # its message shows the URL, password and all
+            raise RecipeError("is not an address of a database", hint="write it as sqlite:///state.db", where="address") from None
+        types: dict[type, Any] = {str: sa.Text(), int: sa.BigInteger(), float: sa.Float(53), bool: sa.Boolean()}
+        number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite counts INTEGER keys only
+        self._table = sa.Table(
+            name,
+            sa.MetaData(),
+            sa.Column("id", number, primary_key=True, autoincrement=True),
+            *(sa.Column(column, types[kind], nullable=True) for column, kind in columns.items()),
+            *([sa.UniqueConstraint(*unique)] if unique else []),
+        )
+        self._session: Any = None
+        if url.get_backend_name() == "sqlite":
+            self._session = _Sqlite(url, Path(project) if project is not None else Path(), timeout, time.monotonic)
+            self.label = self._session.label
+            path = self._session.path
+            with _explained(self):
+                path.parent.mkdir(parents=True, exist_ok=True)
+
+            def connect() -> sqlite3.Connection:
+                connection = sqlite3.connect(path, timeout=timeout, check_same_thread=False)
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")  # a kill loses nothing; a power cut the last rows, never the table
+                return connection
+
+            self._engine = sa.create_engine("sqlite+pysqlite://", creator=connect, poolclass=QueuePool, hide_parameters=True)
+        else:
+            self.label = f"{url.get_backend_name()} database {url.database or ''}".strip()
+            self._engine = sa.create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        with _explained(self), self._engine.begin() as connection:
+            connection.execute(sa.schema.CreateTable(self._table, if_not_exists=True))
+            there = {column["name"] for column in sa.inspect(connection).get_columns(name)}
+        if there != set(self._table.columns.keys()):
+            raise DataError(f"the table {name} has other columns: {', '.join(sorted(there))}", slug="schema", where=self.label)
+
+    def add(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row is new; False where one of its `unique` columns stood there already."""
+        try:
+            with _explained(self), self._engine.begin() as connection:
+                connection.execute(self._table.insert(), dict(row))
+        except sqlalchemy.exc.IntegrityError:
+            return False
+        return True
+
+    def rows(self, *, last: int | None = None, after: int = 0) -> list[dict[str, Any]]:
+        """Rows whose `id` is above `after`, the newest `last` of them, oldest first."""
+        query = sa.select(self._table).where(self._table.c.id > after).order_by(self._table.c.id.desc())
+        if last is not None:
+            query = query.limit(last)
+        with _explained(self), self._engine.connect() as connection:
+            found = connection.execute(query).mappings().all()
+        return [dict(row) for row in reversed(found)]
+
+    def count(self, *, after: int = 0) -> int:
+        with _explained(self), self._engine.connect() as connection:
+            found = connection.execute(sa.select(sa.func.count()).select_from(self._table).where(self._table.c.id > after))
+            return int(found.scalar_one())
+
+    def close(self) -> None:
+        """Give back the connections; the next call opens new ones."""
+        self._engine.dispose()
+
+    def __repr__(self) -> str:
+        return f"<StateTable {self._table.name} in {self.label}>"
+
+
+@contextlib.contextmanager
+def _explained(table: StateTable) -> Iterator[None]:
+    """Errors as ours, but for a row that is there already."""
+    try:
+        yield
+    except sqlalchemy.exc.IntegrityError:
+        raise
+    except OSError as error:
+        raise Exhausted("may not be written", hint="check the folder's permissions", slug="read-only", where=table.label) from error
+    except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError) as error:
+        cause = error.orig if isinstance(error, sqlalchemy.exc.DBAPIError) else error
+        if table._session is not None:
+            code = str(getattr(cause, "sqlite_errorname", "") or "")
+            if code.startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_PERM")):
+                hint = "check the folder's permissions"
+                raise Exhausted("may not be written", hint=hint, slug="read-only", where=table.label) from None
+            raise table._session.explain(cause) from None
+        raise Unavailable(f"does not answer ({type(cause).__name__})", slug="unavailable", where=table.label) from None

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -60,11 +60,21 @@ class Layers:
         return Layers(np.concatenate([p.values for p in parts], axis=1), np.concatenate([p.knots for p in parts]))
 
 
-def layers(values: ArrayLike, times: ArrayLike, kind: Kind = "pchip", max_fill: float | None = None) -> Layers:
+def layers(
+    values: ArrayLike,
+    times: ArrayLike,
+    kind: Kind = "pchip",
+    max_fill: float | None = None,
+    *,
+    season: int = 0,
+    damping: float = 1.0,
+) -> Layers:
     """Prepare a series for filling.
 
     values    (T,) or (T, C), NaN where missing          times  (T,) ascending seconds (or any unit)
     max_fill  an interior gap whose knots are further apart stays NaN; an open gap is carried no longer than this
+    season    rows after which things repeat; then the k-th row of an open gap is the last value plus `damping`^k times what the
+              series had moved one season (or several) before between the same two phases. 0: the last value alone
     """
     if kind not in KINDS:
         raise DataError(f"{kind!r} is no way of filling", hint=f"use one of {', '.join(KINDS)}")
@@ -77,6 +87,8 @@ def layers(values: ArrayLike, times: ArrayLike, kind: Kind = "pchip", max_fill: 
     filled = np.repeat(matrix[None], 2 + REACH[kind], axis=0)
     for column in range(matrix.shape[1]):
         _fill_column(filled[:, :, column], clock, knots[:, column], kind, np.inf if max_fill is None else max_fill)
+        if season > 0:
+            _repeat_season(filled[0, :, column], matrix[:, column], season, damping)
     return Layers(filled, knots)
 
 
@@ -85,6 +97,13 @@ def fill(values: ArrayLike, times: ArrayLike, kind: Kind = "pchip", max_fill: fl
     ready = layers(values, times, kind, max_fill)
     whole: Floats = ready.at([len(ready.knots) - 1], len(ready.knots))[0]
     return whole
+
+
+def forward(values: Floats) -> Floats:
+    """Each gap of (T, C) carries the value before it; NaN before the first: `ffill` by rows, without times."""
+    at = np.maximum.accumulate(np.where(np.isnan(values), 0, np.arange(len(values))[:, None]), axis=0)
+    carried: Floats = np.take_along_axis(values, at, axis=0)
+    return carried
 
 
 def _fill_column(filled: Floats, times: Floats, knots: Integers, kind: Kind, longest: float) -> None:
@@ -100,20 +119,32 @@ def _fill_column(filled: Floats, times: Floats, knots: Integers, kind: Kind, lon
         return
     width = x[left + 1] - x[left]
     gaps, gap = np.unique(left, return_inverse=True)  # each gap once
-    for extra in range(len(filled) - 1):
-        last = np.minimum(gaps + 1 + extra, len(x) - 1)  # the last knot known
-        if kind == "ffill":
-            curve = y[left]
-        elif kind == "cubic":
-            curve = _cubic(x, y, times[rows], gaps, gap, last)
-        else:
-            begin, end = _SLOPES[kind](x, y, gaps, last)
-            curve = _hermite(x, y, times[rows], left, begin[gap], end[gap])
-        filled[1 + extra, rows] = np.where(width <= longest, curve, np.nan)
+    if kind == "ffill":
+        filled[1:, rows] = np.where(width <= longest, y[left], np.nan)
+        return
+    # all layers at once: the e-th knows e knots beyond the right end of a gap, as far as there are any
+    depth, count = len(filled) - 1, len(gaps)
+    last = np.minimum(gaps + 1 + np.arange(depth)[:, None], len(x) - 1)
+    begin, end = (slopes.reshape(depth, count)[:, gap] for slopes in _SLOPES[kind](x, y, np.tile(gaps, depth), last.ravel()))
+    curves = _hermite(x, y, times[rows], left, begin, end)
+    filled[1:, rows] = np.where(width <= longest, curves, np.nan)
+
+
+def _repeat_season(carried: Floats, observed: Floats, season: int, damping: float) -> None:
+    """Let the carried rows (T,) of one column go on as one season before, in place."""
+    values = forward(observed[:, None])[:, 0]
+    missing = np.isnan(observed)
+    last = np.maximum.accumulate(np.where(missing, 0, np.arange(len(observed))))
+    rows = np.flatnonzero(missing & ~np.isnan(carried))
+    since = rows - last[rows]  # k, from 1 on
+    back = season * ((since + season - 1) // season)  # whole seasons, so that the source lies at or before the last value
+    rows, since, back = (part[last[rows] - back >= 0] for part in (rows, since, back))
+    move = values[rows - back] - values[last[rows] - back]
+    carried[rows] += np.where(np.isnan(move), 0.0, damping**since * move)
 
 
 def _hermite(x: Floats, y: Floats, at: Floats, left: Integers, begin: Floats, end: Floats) -> Floats:
-    """The cubic on [x[left], x[left + 1]] with these slopes at its ends."""
+    """The cubics at `at` (m,) on [x[left], x[left + 1]] with slopes (…, m) at its ends."""
     h = x[left + 1] - x[left]
     s = (at - x[left]) / h
     rise = y[left + 1] - y[left]
@@ -139,7 +170,7 @@ def _pchip(x: Floats, y: Floats, k: Integers, last: Integers) -> tuple[Floats, F
     h, m = np.diff(x), np.diff(y) / np.diff(x)
 
     def inner(i: Integers) -> Floats:  # weighted harmonic mean of the slopes around knot i; 0 at an extremum
-        a, b = np.clip(i - 1, 0, len(m) - 1), np.clip(i, 0, len(m) - 1)
+        a, b = np.maximum(i - 1, 0), np.minimum(i, len(m) - 1)
         w1, w2 = 2 * h[b] + h[a], h[b] + 2 * h[a]
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             mean = (w1 + w2) / (w1 / m[a] + w2 / m[b])
@@ -185,22 +216,52 @@ def _akima(modified: bool) -> Callable[[Floats, Floats, Integers, Integers], tup
     return slopes
 
 
+def _cubic(x: Floats, y: Floats, k: Integers, last: Integers) -> tuple[Floats, Floats]:
+    first = np.maximum(0, k - BEFORE + 1)
+    count = last - first + 1
+    begin, end = np.empty(len(k)), np.empty(len(k))
+    for size in np.unique(count):
+        some = np.flatnonzero(count == size)
+        rows = first[some, None] + np.arange(size)  # (g, size) the knots of each gap
+        slopes = _not_a_knot(x[rows], y[rows])
+        at = k[some] - first[some]
+        begin[some], end[some] = slopes[np.arange(len(some)), at], slopes[np.arange(len(some)), at + 1]
+    return begin, end
+
+
+def _not_a_knot(x: Floats, y: Floats) -> Floats:
+    """(g, n) slopes at the knots (g, n) of cubic splines whose third derivative is continuous at the second and the last but one;
+    two knots are a line, three a parabola (de Boor 1978, IV)."""
+    h = np.diff(x)
+    m = np.diff(y) / h
+    size = x.shape[1]
+    if size == 2:
+        return np.repeat(m, 2, axis=1)
+    system, right = np.zeros((len(x), size, size)), np.zeros((len(x), size))
+    inner = np.arange(1, size - 1)
+    system[:, inner, inner - 1] = h[:, 1:]
+    system[:, inner, inner] = 2 * (h[:, :-1] + h[:, 1:])
+    system[:, inner, inner + 1] = h[:, :-1]
+    right[:, inner] = 3 * (h[:, 1:] * m[:, :-1] + h[:, :-1] * m[:, 1:])
+    if size == 3:
+        system[:, [0, 0, 2, 2], [0, 1, 1, 2]] = 1.0
+        right[:, 0], right[:, 2] = 2 * m[:, 0], 2 * m[:, 1]
+    else:
+        both = h[:, 0] + h[:, 1]
+        system[:, 0, 0], system[:, 0, 1] = h[:, 1], both
+        right[:, 0] = ((h[:, 0] + 2 * both) * h[:, 1] * m[:, 0] + h[:, 0] ** 2 * m[:, 1]) / both
+        both = h[:, -1] + h[:, -2]
+        system[:, -1, -1], system[:, -1, -2] = h[:, -2], both
+        right[:, -1] = ((h[:, -1] + 2 * both) * h[:, -2] * m[:, -1] + h[:, -1] ** 2 * m[:, -2]) / both
+    slopes: Floats = np.asarray(np.linalg.solve(system, right[:, :, None])[:, :, 0], dtype=np.float64)
+    return slopes
+
+
 _SLOPES: dict[str, Callable[[Floats, Floats, Integers, Integers], tuple[Floats, Floats]]] = {
     "linear": _chord,
     "hermite_bdiff": _backward,
     "pchip": _pchip,
     "akima": _akima(modified=False),
     "makima": _akima(modified=True),
+    "cubic": _cubic,
 }
-
-
-def _cubic(x: Floats, y: Floats, at: Floats, gaps: Integers, gap: Integers, last: Integers) -> Floats:
-    from scipy.interpolate import CubicSpline
-
-    curve = np.empty_like(at)
-    bounds = np.searchsorted(gap, np.arange(len(gaps) + 1))  # rows ascend, and so do their gaps
-    for number, (k, end) in enumerate(zip(gaps, last, strict=True)):
-        stencil: Any = slice(max(0, k - BEFORE + 1), end + 1)
-        part = slice(bounds[number], bounds[number + 1])
-        curve[part] = CubicSpline(x[stencil], y[stencil])(at[part])
-    return curve

@@ -50,17 +50,20 @@ def as_seconds(stamps: NDArray[Any], zero: Any = None) -> Floats:
 def infer_step(stamps: ArrayLike) -> float:
     """The step of a series in seconds (or its own unit): the median difference, when at least 90 % of the differences
     are within 1 % of a multiple of it; otherwise DataError, which asks for `freq`."""
-    times = as_seconds(_ordered(stamps))
-    differences = np.diff(times)
-    differences = differences[differences > 0]
-    if not len(differences):
+    return step_of(np.diff(as_seconds(_ordered(stamps))))
+
+
+def step_of(differences: Floats, unit: str = "s") -> float:
+    """As `infer_step`, of the differences (n,) themselves, which may come from many series."""
+    positive = differences[differences > 0]
+    if not len(positive):
         raise DataError("fewer than two different time stamps", hint="give `freq`", slug="no-step")
-    step = float(np.median(differences))
-    multiples = np.maximum(1.0, np.round(differences / step))
-    regular = np.mean(np.abs(differences - multiples * step) <= 0.01 * step)
+    step = float(np.median(positive))
+    multiples = np.maximum(1.0, np.round(positive / step))
+    regular = np.mean(np.abs(positive - multiples * step) <= 0.01 * step)
     if regular < 0.9:
         raise DataError(
-            f"the time stamps have no common step: {regular:.0%} of the differences are multiples of the median {step:g} s",
+            f"the time stamps have no common step: {regular:.0%} of the differences are multiples of the median {step:g} {unit}".rstrip(),
             hint="give `freq`",
             slug="no-step",
         )
@@ -121,14 +124,15 @@ def regular(
     edges = np.concatenate([[points[0] - halves[0]], points[:-1] + halves[: len(points) - 1], [points[-1] + halves[-1]]])
     place = np.searchsorted(edges, times, side="right") - 1
     inside = (place >= 0) & (place < len(points))
-    result = _aggregate(place[inside], matrix[inside], len(points), aggregate)
+    result = aggregated(place[inside], matrix[inside], len(points), aggregate)
     mask = ~np.isnan(result)
     last = np.maximum.accumulate(np.where(mask, np.arange(len(points))[:, None], -1), axis=0)
     age = np.where(last >= 0, points[:, None] - points[np.maximum(last, 0)], np.inf)
     return Grid(grid, result, mask, age)
 
 
-def _aggregate(place: NDArray[np.int64], matrix: Floats, rows: int, how: Aggregate) -> Floats:
+def aggregated(place: NDArray[np.int64], matrix: Floats, rows: int, how: Aggregate) -> Floats:
+    """(rows, C): what of (n, C), in the order of time, belongs to each grid point `place` (n,); NaN where nothing was observed."""
     result = np.full((rows, matrix.shape[1]), np.nan)
     for column in range(matrix.shape[1]):
         known = ~np.isnan(matrix[:, column])

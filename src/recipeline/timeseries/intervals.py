@@ -120,58 +120,85 @@ class Conformal:
 class QuantileTracker:
     """Adjusts the amount of each step online: up by `rate * coverage * scale` per miss, down by `rate * (1 - coverage) * scale` per hit.
 
-    The outcome of step h arrives h time units after the forecast; until then the forecast waits here (at most `horizon`
-    of them). `scale` is the largest absolute score of the last 100 outcomes of that step, so that `rate` has no unit.
-    Long-run coverage holds for any sequence whatever, without assumptions on it.
+    The outcome of step h arrives h time units after the forecast; until then the forecast waits here (at most `horizon` of
+    them for each of `series_most` series; the series that was forecast longest ago goes first). `scale` is the largest
+    absolute score of the last 100 outcomes of that step, so that `rate` has no unit.
+    Long-run coverage holds for any sequence whatever, without assumptions on it; of several series together, not of each.
     """
 
     RECENT = 100
 
-    def __init__(self, horizon: int, coverage: float = 0.8, *, rate: float = 0.05, start: ArrayLike = 0.0) -> None:
-        if horizon < 1 or not 0 < coverage < 1 or not rate > 0:
-            raise ValueError("horizon is at least 1, coverage lies in (0, 1), rate is positive")
-        self.horizon, self.coverage, self.rate = horizon, coverage, rate
+    def __init__(
+        self, horizon: int, coverage: float = 0.8, *, rate: float = 0.05, start: ArrayLike = 0.0, series_most: int = 10_000
+    ) -> None:
+        if horizon < 1 or not 0 < coverage < 1 or not rate > 0 or series_most < 1:
+            raise ValueError("horizon and series_most are at least 1, coverage lies in (0, 1), rate is positive")
+        self.horizon, self.coverage, self.rate, self.series_most = horizon, coverage, rate, series_most
         self.amount = np.broadcast_to(np.asarray(start, dtype=np.float64), (horizon,)).copy()
         self._scores: list[list[float]] = [[] for _ in range(horizon)]
-        self._waiting: dict[int, tuple[list[float], list[float], list[float]]] = {}  # origin -> lower, upper, amount in force
+        # series -> origin -> lower, upper, amount in force
+        self._waiting: dict[str, dict[int, tuple[list[float], list[float], list[float]]]] = {}
 
-    def issue(self, origin: int, lower: ArrayLike, upper: ArrayLike) -> tuple[Floats, Floats]:
+    def issue(self, origin: int, lower: ArrayLike, upper: ArrayLike, *, series: str = "") -> tuple[Floats, Floats]:
         """The interval (H,) in force for the forecast made at this time; it waits for its outcomes."""
         low, high = np.asarray(lower, dtype=np.float64), np.asarray(upper, dtype=np.float64)
-        self._waiting[int(origin)] = (low.tolist(), high.tolist(), self.amount.tolist())
-        for old in [t for t in self._waiting if t <= origin - self.horizon]:
-            del self._waiting[old]
-        wide_low, wide_high = low - self.amount, high + self.amount
+        waiting = self._waiting[series] = self._waiting.pop(series, {})  # now the latest
+        waiting[int(origin)] = (low.tolist(), high.tolist(), self.amount.tolist())
+        for old in [t for t in waiting if t <= origin - self.horizon]:
+            del waiting[old]
+        while len(self._waiting) > self.series_most:
+            del self._waiting[next(iter(self._waiting))]
+        steps = np.minimum(np.arange(len(low)), self.horizon - 1)
+        wide_low, wide_high = low - self.amount[steps], high + self.amount[steps]
         crossed, middle = wide_low > wide_high, (low + high) / 2
         return np.where(crossed, middle, wide_low), np.where(crossed, middle, wide_high)
 
-    def observe(self, time: int, actual: float) -> None:
-        """What came at this time: the feedback for every forecast that had a step there. NaN says nothing."""
+    def observe(self, time: int, actual: float, *, series: str = "") -> bool:
+        """What came at this time: the feedback for every forecast that had a step there, once. NaN says nothing.
+
+        Returns whether any forecast was waiting for it.
+        """
         if math.isnan(actual):
-            return
+            return False
+        waits, heard = self._waiting.get(series, {}), False
         for step in range(1, self.horizon + 1):
-            waiting = self._waiting.get(time - step)
-            if waiting is None or step > len(waiting[0]):
+            waiting = waits.get(time - step)
+            if waiting is None or step > len(waiting[0]) or math.isnan(waiting[0][step - 1]):
                 continue
-            h = step - 1
+            h, heard = step - 1, True
             score = max(waiting[0][h] - actual, actual - waiting[1][h])
+            waiting[0][h] = math.nan  # told
             recent = self._scores[h]
             recent.append(abs(score))
             del recent[: -self.RECENT]
             missed = score > waiting[2][h]
             self.amount[h] += self.rate * max(recent) * ((1.0 if missed else 0.0) - (1 - self.coverage))
+        return heard
+
+    def forget(self) -> None:
+        """No forecast waits any longer."""
+        self._waiting.clear()
 
     def to_json(self) -> dict[str, Any]:
-        waiting = {str(origin): list(held) for origin, held in self._waiting.items()}
-        kept = {"horizon": self.horizon, "coverage": self.coverage, "rate": self.rate}
+        told = {name: {str(origin): list(held) for origin, held in held_of.items()} for name, held_of in self._waiting.items()}
+        waiting = {name: {origin: [_nulls(held[0]), *held[1:]] for origin, held in held_of.items()} for name, held_of in told.items()}
+        kept = {"horizon": self.horizon, "coverage": self.coverage, "rate": self.rate, "series_most": self.series_most}
         return {**kept, "amount": self.amount.tolist(), "scores": self._scores, "waiting": waiting}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> QuantileTracker:
-        made = cls(state["horizon"], state["coverage"], rate=state["rate"], start=state["amount"])
+        most = state.get("series_most", 10_000)
+        made = cls(state["horizon"], state["coverage"], rate=state["rate"], start=state["amount"], series_most=most)
         made._scores = [list(scores) for scores in state["scores"]]
-        made._waiting = {int(origin): (held[0], held[1], held[2]) for origin, held in state["waiting"].items()}
+        made._waiting = {
+            name: {int(origin): ([math.nan if x is None else x for x in held[0]], held[1], held[2]) for origin, held in waits.items()}
+            for name, waits in state["waiting"].items()
+        }
         return made
+
+
+def _nulls(values: Sequence[float]) -> list[float | None]:
+    return [None if math.isnan(value) else value for value in values]
 
 
 def symmetric_pairs(levels: Sequence[float]) -> list[tuple[int, int, float]]:

@@ -1,7 +1,8 @@
 """Errors of forecasts. Every function takes `actual` and `predicted` of one shape, (S, H) for S series (or origins) and H steps.
 
 mask   bool, same shape: what counts (None: all). Masked values may be anything, NaN included. Unmasked NaN is a DataError.
-axis   what is averaged over: None for one number, 0 per horizon step, 1 per series. NaN where nothing counts.
+axis   what is averaged over: None for one number, 0 per horizon step, 1 per series; several for arrays of more axes. NaN where
+       nothing counts.
 
 Sources: Hyndman and Koehler 2006, "Another look at measures of forecast accuracy" (MASE); Makridakis, Spiliotis and
 Assimakopoulos 2020, "The M4 competition" (sMAPE in percent, MSIS); Gneiting and Raftery 2007, "Strictly proper scoring
@@ -19,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from recipeline.errors import DataError
 
 Floats = NDArray[np.float64]
-Axis = int | None
+Axis = int | tuple[int, ...] | None
 
 
 def mae(actual: ArrayLike, predicted: ArrayLike, *, mask: ArrayLike | None = None, axis: Axis = None) -> Any:

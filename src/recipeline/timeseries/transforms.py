@@ -48,7 +48,7 @@ def into(x: ArrayLike, space: Space, eps: float = EPS) -> Floats:
     if space == "log1p":
         logs: Floats = np.log1p(values)
         return logs
-    inside = np.clip(values, eps, 1 - eps)
+    inside = np.minimum(np.maximum(values, eps), 1 - eps)  # np.clip, at half its overhead for short series
     odds: Floats = np.log(inside) - np.log1p(-inside)
     return odds
 

@@ -8,21 +8,18 @@ No value is ever text: the author's statement stays as written, and the gate pro
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recipeline.errors import Problem, RecipeError, nearest
 from recipeline.stores.gate import prove
-from recipeline.stores.templates.rendering import render
+from recipeline.stores.parameters import check_given
+from recipeline.stores.templates.rendering import parameters, render
 from recipeline.stores.templates.splicing import splice
 from recipeline.stores.templates.values import check_parameters
 
-__all__ = ["Compiled", "compile_template"]
-
-log = logging.getLogger("recipeline")
+__all__ = ["Compiled", "compile_template", "parameters", "render_only"]
 
 
 @dataclass(frozen=True)
@@ -50,21 +47,12 @@ def compile_template(path: Path, params: Mapping[str, Any], *, dialect: str, nam
     name = name or path.name
     check_parameters(params)
     rendered = render(path, params, name=name)
-    _warn_of_undeclared(name, params, rendered.declared)
+    check_given(name, params, rendered.declared)
     text, bound, binds = splice(rendered, dialect)
     return Compiled(prove(text, dialect, bound, binds=binds), bound, rendered.documents)
 
 
-def _warn_of_undeclared(name: str, params: Mapping[str, Any], declared: frozenset[str]) -> None:
-    """A parameter that the template does not know is an error where it looks like one that was not given."""
-    unknown = sorted(set(params) - declared)
-    problems = []
-    for word in unknown:
-        meant = nearest(word, declared - set(params))
-        if meant is not None:
-            what = f"{name} has no parameter {word}"
-            problems.append(Problem("unknown-parameter", ("context_params", word), what, f"did you mean {meant}?", suggestion=meant))
-    if problems:
-        raise RecipeError(problems)
-    if unknown:
-        log.warning("%s does not use the parameters %s", name, ", ".join(unknown))
+def render_only(path: Path, params: Mapping[str, Any], *, name: str) -> None:
+    """What `compile_template` says of template and parameters, where the dialect is not known: places and proof are left out."""
+    check_parameters(params)
+    check_given(name, params, render(path, params, name=name).declared)

@@ -10,7 +10,8 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
@@ -22,16 +23,22 @@ from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, safe_range
 from jinja2.tests import TESTS
 from jinja2.utils import Namespace, pass_context
+from jinja2.visitor import NodeTransformer
 
 from recipeline.errors import DataError, Problem, RecipeError, RecipelineError, Refused, did_you_mean
 from recipeline.stores import files
+from recipeline.stores.gate import MAX_LENGTH
+from recipeline.stores.templates.budget import CALL, FILE, ITEM, MACRO, Budget
 from recipeline.stores.templates.values import Identifier, kind, plain
 
 MAX_RENDERED = 8_000_000  # characters, tokens and all; 100,000 values in a loop are about three million
+MAX_TEMPLATE = 250_000  # characters of one file
 MAX_REPEATED = 1_000_000  # length of what `*` makes
 
 _VALUE = "sql value"  # with a blank: no template can name them
 _SOURCE = "sql source"
+_JOINED = "sql joined"  # what `~` does
+_WEIGHED = "sql weighed"
 _LETTERS = "abcdefghijklmnopqrstuvwxy"  # z ends a token
 
 _FILTERS = frozenset({
@@ -68,13 +75,23 @@ class Site:
 
 @dataclass(frozen=True)
 class Rendered:
-    """sites: token -> what it stands for; pattern finds the tokens; declared: names that the template reads."""
+    """sites: token -> what it stands for; nonce begins every token; declared: names that the template reads."""
 
     text: str
     sites: Mapping[str, Site]
-    pattern: re.Pattern[str]
+    nonce: str
     declared: frozenset[str]
     documents: Mapping[str, str]
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """Finds the tokens."""
+        return re.compile(f"{self.nonce}[{_LETTERS}]+z")
+
+    def with_site(self, start: int, end: int, site: Site) -> Rendered:
+        """The same with a token for `site` instead of the text from `start` to `end`."""
+        token = token_of(self.nonce, len(self.sites))
+        return replace(self, text=f"{self.text[:start]}{token}{self.text[end:]}", sites={**self.sites, token: site})
 
 
 def render(path: Path, params: Mapping[str, Any], *, name: str) -> Rendered:
@@ -89,8 +106,36 @@ def render(path: Path, params: Mapping[str, Any], *, name: str) -> Rendered:
             if length > MAX_RENDERED:
                 raise Refused(f"the query is longer than {MAX_RENDERED:,} characters", slug="sql-length", where=name)
             pieces.append(piece)
-    text, nonce = "".join(pieces), environment.nonce
-    return Rendered(text, environment.sites, re.compile(f"{nonce}[{_LETTERS}]+z"), declared, environment.documents)
+    rendered = Rendered("".join(pieces), environment.sites, environment.nonce, declared, environment.documents)
+    if length > MAX_LENGTH and len(rendered.pattern.sub("", rendered.text)) > MAX_LENGTH:  # its author's part; parsing would take minutes
+        raise Refused(f"the query is longer than {MAX_LENGTH:,} characters", slug="sql-length", where=name)
+    return rendered
+
+
+def parameters(path: Path, *, name: str) -> dict[str, bool]:
+    """What the template at `path`, and what it includes, reads from its parameters: name -> whether it cannot do without it.
+
+    False for one that has a default, is asked for with `is defined`, or is read only in a branch or a loop.
+
+    Raises as `render`, for whatever the text alone shows.
+    """
+    environment = _Environment(path.parent, name)
+    with environment.explained():
+        environment.get_template(path.name)
+        declared = environment.declared(path.name)
+        for other in list(environment.documents):
+            environment.get_template(other)
+        needed = environment.needed(path.name) & declared
+    return {word: word in needed for word in sorted(declared)}
+
+
+def token_of(nonce: str, number: int) -> str:
+    """The token of the site of that number: letters only, because digits break the literals of INTERVAL."""
+    letters = ""
+    while number or not letters:
+        number, digit = divmod(number, len(_LETTERS))
+        letters += _LETTERS[digit]
+    return f"{nonce}{letters}z"
 
 
 class SqlText:
@@ -127,7 +172,7 @@ class _Missing(jinja2.StrictUndefined):
 class _Environment(ImmutableSandboxedEnvironment):
     """Jinja with the sandbox, a list of what is allowed, and the filter for values. One per rendering."""
 
-    intercepted_binops = frozenset({"*", "%", "**"})
+    intercepted_binops = frozenset({"+", "-", "*", "%", "**"})
 
     def __init__(self, folder: Path, shown: str) -> None:
         super().__init__(undefined=_Missing, autoescape=False, loader=jinja2.FunctionLoader(self._source), cache_size=50)
@@ -135,9 +180,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.documents: dict[str, str] = {}
         self.sites: dict[str, Site] = {}
         self.nonce = "q" + "".join(secrets.choice(_LETTERS) for _ in range(9))
+        self.budget = Budget()
         self.globals = {"range": safe_range, "namespace": Namespace}
-        self.filters = {name: FILTERS[name] for name in _FILTERS}
-        own: dict[str, Callable[..., Any]] = {"identifier": _identifier, _VALUE: self._emit, _SOURCE: _items}
+        self.filters = {name: self._paid(name, FILTERS[name]) for name in _FILTERS}
+        own: dict[str, Callable[..., Any]] = {
+            "identifier": _identifier, _VALUE: self._emit, _SOURCE: self._items, _JOINED: self._joined, _WEIGHED: self._weighed,
+        }  # fmt: skip
         self.filters |= own
         self.tests = {name: test for name, test in TESTS.items() if name not in {"escaped", "filter", "test", "callable"}}
 
@@ -158,6 +206,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             text = files.read_bytes(path).decode("utf-8-sig")
         except UnicodeDecodeError:
             raise DataError("is not UTF-8", hint="save it as UTF-8", slug="bad-source", where=name) from None
+        if len(text) > MAX_TEMPLATE:
+            raise Refused(f"the template is longer than {MAX_TEMPLATE:,} characters", slug="sql-length", where=name)
         self.documents[name] = text
         return text
 
@@ -175,6 +225,21 @@ class _Environment(ImmutableSandboxedEnvironment):
             waiting += [other for other in meta.find_referenced_templates(tree) if other is not None]
         return frozenset(found - set(self.globals))
 
+    def needed(self, name: str) -> set[str]:
+        """Names that are read whatever the values of the others are, without asking whether they are there."""
+        found: set[str] = set()
+        waiting, seen = [name], set()
+        while waiting:
+            one = waiting.pop()
+            if one not in seen:
+                seen.add(one)
+                for node in _always(self.parse(self.documents[one], one)):
+                    if isinstance(node, nodes.Include) and isinstance(node.template, nodes.Const):
+                        waiting.append(str(node.template.value))
+                    elif isinstance(node, nodes.Name) and node.ctx == "load":
+                        found.add(node.name)
+        return found
+
     def where(self, name: str | None, line: int) -> str:
         return f"{self.shown if name is None or len(self.documents) == 1 else name}:{line}"
 
@@ -186,6 +251,7 @@ class _Environment(ImmutableSandboxedEnvironment):
             loop.iter = self._through(loop.iter, _SOURCE, [self.where(name, loop.lineno)])
         for output in list(source.find_all(nodes.Output)):
             output.nodes = [self._printed(child, name) for child in output.nodes]
+        _Weighing(self).visit(source)
         return super()._generate(source, name, filename, defer_init)
 
     def _printed(self, child: nodes.Expr, name: str | None) -> nodes.Expr:
@@ -201,7 +267,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         return self._through(child, _VALUE, [where, isinstance(child, nodes.Filter) and child.name == "join"])
 
     def _through(self, child: nodes.Node, name: str, words: list[Any]) -> nodes.Expr:
-        arguments: list[nodes.Expr] = [nodes.Const(word) for word in words]
+        arguments: list[nodes.Expr] = [word if isinstance(word, nodes.Expr) else nodes.Const(word) for word in words]
         return nodes.Filter(child, name, arguments, [], None, None).set_lineno(child.lineno).set_environment(self)  # type: ignore[return-value]
 
     def _check(self, tree: nodes.Template, name: str | None) -> None:
@@ -234,33 +300,86 @@ class _Environment(ImmutableSandboxedEnvironment):
                 str(value)  # raises
             if isinstance(value, SqlText):
                 return value._sql
-            number, letters = len(self.sites), ""
-            while number or not letters:
-                number, digit = divmod(number, len(_LETTERS))
-                letters += _LETTERS[digit]
-            token = f"{self.nonce}{letters}z"
+            self.budget.spend(CALL)
+            value = self.budget.weigh(self.budget.turns(value) if hasattr(value, "__next__") else value)
+            token = token_of(self.nonce, len(self.sites))
             self.sites[token] = Site(plain(value, where), where, joined)
             return token
 
         return emit
 
+    @property
+    def _items(self) -> Callable[..., Any]:
+        @pass_context
+        def items(context: Any, value: Any, where: str) -> Any:
+            """What `{% for %}` goes over: never the letters of a text."""
+            if isinstance(value, (str, Mapping, SqlText, int, float)) or value is None:
+                what = "text" if isinstance(value, str) else "null" if value is None else "no list"
+                raise Refused(f"{{% for %}} needs a list, got {what}", slug="sql-value", where=where)
+            return self.budget.turns(value)
+
+        return items
+
+    @property
+    def _joined(self) -> Callable[..., str]:
+        @pass_context
+        def joined(context: Any, *values: Any) -> str:
+            return "".join(map(str, self.budget.arguments(values)))
+
+        return joined
+
+    @property
+    def _weighed(self) -> Callable[..., Any]:
+        @pass_context
+        def weighed(context: Any, value: Any) -> Any:
+            self.budget.spend(ITEM)
+            return self.budget.weigh(value)
+
+        return weighed
+
+    def _paid(self, name: str, made: Callable[..., Any]) -> Callable[..., Any]:
+        """A filter of Jinja that pays for what it gets and for what it makes."""
+        lead = 1 if hasattr(made, "jinja_pass_arg") else 0  # context or environment stands before the value
+
+        @wraps(made)
+        def paid(*values: Any, **words: Any) -> Any:
+            given = self.budget.arguments(values[lead:])
+            self.budget.arguments(words.values())
+            self.budget.foresee(name, given, words)
+            return self.budget.weigh(made(*values[:lead], *given, **words))
+
+        return paid
+
+    def get_template(self, name: Any, parent: str | None = None, globals: Any = None) -> jinja2.Template:  # noqa: A002  # Jinja's name
+        self.budget.spend(FILE)
+        return super().get_template(name, parent, globals)
+
     def call(self, __context: Any, __obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        args = tuple(self.budget.arguments(args))
+        self.budget.arguments(kwargs.values())
         if isinstance(__obj, (Macro, LoopContext)):
+            self.budget.spend(MACRO)
             return SqlText(str(super().call(__context, __obj, *args, **kwargs)))
         owner, name = getattr(__obj, "__self__", None), getattr(__obj, "__name__", "")
         known = any(type(owner) is kind and name in names for kind, names in _METHODS.items())
+        if known:
+            self.budget.weigh(owner)
+            self.budget.foresee(name, [owner, *args], kwargs)
         if known or __obj in (safe_range, Namespace) or isinstance(__obj, jinja2.Undefined):
-            return super().call(__context, __obj, *args, **kwargs)
+            return self.budget.weigh(super().call(__context, __obj, *args, **kwargs))
         raise Refused("this call is not allowed in an SQL template", hint="use filters", slug="sql-template")
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         lengths = [len(side) for side in (left, right) if isinstance(side, (str, list, tuple))]
+        if operator in "+-":
+            self.budget.arguments((left, right))
+            return _small(super().call_binop(context, operator, left, right))
         times = [side for side in (left, right) if isinstance(side, int)]
         if lengths and (operator != "*" or not times or lengths[0] * times[0] > MAX_REPEATED):
             raise Refused(f"{operator} on a text or a list is not allowed in an SQL template", slug="sql-template")
         if operator == "**" and (abs(left) > 2**63 or abs(right) > 64):
             raise Refused("a power is too large for an SQL template", slug="sql-template")
-        return super().call_binop(context, operator, left, right)
+        return _small(self.budget.weigh(super().call_binop(context, operator, left, right)))
 
     # --- errors ---
 
@@ -292,6 +411,8 @@ class _Explained:
             case jinja2.TemplateSyntaxError():
                 where = self._environment.where(error.name, error.lineno)
                 raise _mistake("sql-template-syntax", f"the template cannot be read: {error.message}", where) from None
+            case RecursionError():
+                raise _mistake("sql-template", "the template is nested too deep, or includes or calls itself", where) from None
             case _:  # TypeError, ZeroDivisionError …: what an expression makes of its values
                 what = f"an expression of the template fails on its values ({type(error).__name__})"
                 raise _mistake("sql-value", what, where) from None
@@ -322,6 +443,26 @@ def _walk(node: nodes.Node) -> Iterator[nodes.Node]:
     yield node
     for child in node.iter_child_nodes():
         yield from _walk(child)
+
+
+def _always(node: nodes.Node) -> Iterator[nodes.Node]:
+    """The nodes that are reached in every rendering, but for a name that only is asked for, or has a default."""
+    yield node
+    match node:
+        case nodes.If() | nodes.CondExpr():
+            yield from _always(node.test)
+        case nodes.For():
+            yield from _always(node.iter)
+        case nodes.And() | nodes.Or():
+            yield from _always(node.left)
+        case nodes.Macro() | nodes.Import() | nodes.FromImport():
+            return
+        case nodes.Test(name="defined" | "undefined") | nodes.Filter(name="default" | "d") if isinstance(node.node, nodes.Name):
+            for argument in getattr(node, "args", None) or ():
+                yield from _always(argument)
+        case _:
+            for child in node.iter_child_nodes():
+                yield from _always(child)
 
 
 def _constant(node: nodes.Node | None) -> bool:
@@ -358,10 +499,40 @@ def _identifier(value: Any) -> Identifier:
     return Identifier(value)
 
 
-@pass_context
-def _items(context: Any, value: Any, where: str) -> Any:
-    """What `{% for %}` goes over: never the letters of a text."""
-    if isinstance(value, (str, Mapping, SqlText, int, float)) or value is None:
-        what = "text" if isinstance(value, str) else "null" if value is None else "no list"
-        raise Refused(f"{{% for %}} needs a list, got {what}", slug="sql-value", where=where)
+def _small(value: Any) -> Any:
+    """A number that a database has; larger ones take as long to multiply as one likes."""
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise Refused("a value is a number of more than 64 bits", slug="sql-value")
     return value
+
+
+class _Weighing(NodeTransformer):
+    """What has no hook of the sandbox pays through a filter: `~`, lists, slices, and what is compared or tested."""
+
+    def __init__(self, environment: _Environment) -> None:
+        self.environment = environment
+
+    def visit(self, node: nodes.Node, *_: Any, **__: Any) -> nodes.Node:
+        self.generic_visit(node)
+        match node:
+            case nodes.Concat():
+                first, *rest = node.nodes
+                return self.environment._through(first, _JOINED, rest)
+            case nodes.List() | nodes.Dict():
+                return self._weighed(node)
+            case nodes.Tuple() if node.ctx == "load":
+                return self._weighed(node)
+            case nodes.Getitem() if isinstance(node.arg, nodes.Slice):
+                return self._weighed(node)
+            case nodes.Compare():
+                node.expr = self._weighed(node.expr)
+                for operand in node.ops:
+                    operand.expr = self._weighed(operand.expr)
+            case nodes.Test():
+                if not isinstance(node.node, nodes.Name) or node.name not in {"defined", "undefined"}:
+                    node.node = self._weighed(node.node)
+                node.args = [self._weighed(argument) for argument in node.args]
+        return node
+
+    def _weighed(self, node: nodes.Node) -> nodes.Expr:
+        return node if isinstance(node, nodes.Const) else self.environment._through(node, _WEIGHED, [])

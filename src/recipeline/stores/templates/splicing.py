@@ -28,6 +28,11 @@ EQUAL, MEMBER, WHOLE_IN, ORDERED, EXPRESSION, ITEM, KEY, NAME, TABLE, LIMIT, CON
 )  # fmt: skip
 
 
+_EMPTY_LISTS = {"sqlite"}  # which know `IN ()`: nothing is in it
+_FALSE = "(1 = 0)"
+_LONGEST_OPERAND = 200  # tokens on the left of IN
+
+
 def splice(rendered: Rendered, dialect: str) -> tuple[str, dict[str, Any], int]:
     """The statement with `:name` for what is bound, the values by name, and how many places they have."""
     return _Splicer(rendered, dialect).done()
@@ -35,7 +40,8 @@ def splice(rendered: Rendered, dialect: str) -> tuple[str, dict[str, Any], int]:
 
 class _Splicer:
     def __init__(self, rendered: Rendered, dialect: str) -> None:
-        self.rendered, self.dialect = rendered, dialect
+        self.rendered = rendered = rendered if dialect in _EMPTY_LISTS else _with_empty_lists(rendered, dialect)
+        self.dialect = dialect
         self.text = rendered.text
         try:
             self.tokens, statements = parse(self.text, dialect)
@@ -54,6 +60,7 @@ class _Splicer:
         spans = [self.text[token.start : token.end + 1] for token in self.tokens]
         self._check_commas(spans)
         self.index = {token.start: number for number, token in enumerate(self.tokens)}
+        self._empty_lists(spans)
         self._long_lists(spans)
         for number, raw in enumerate(spans):
             if number not in self.pieces and self.nonce_in(raw):
@@ -204,9 +211,9 @@ class _Splicer:
         if any(isinstance(item, Identifier) for item in site.value):
             raise Refused("names stand in a list of values", hint="write {{ xs }}", slug="sql-value", where=site.where)
         alone = role is WHOLE_IN or len(node.parent.parent.expressions) == 1
-        if not site.value and not (alone and self.dialect == "sqlite"):  # SQLite knows the empty list: nothing is in it
+        if not site.value and not (alone and self.dialect in _EMPTY_LISTS):
             hint = "leave the condition out with {% if %}"
-            raise Refused("an IN list is empty, and this database does not take that", hint=hint, slug="sql-empty-list", where=site.where)
+            raise Refused("a list among the members of IN is empty", hint=hint, slug="sql-empty-list", where=site.where)
         if self._as_one(site.value) and alone:
             members = self._bind(list(site.value))
         else:
@@ -285,6 +292,52 @@ class _Splicer:
 
     # --- lists ---
 
+    def _empty_lists(self, spans: Sequence[str]) -> None:
+        """`a IN ()` where the database has no empty list: nothing is in it, whatever `a` is, so the condition is false."""
+        from sqlglot import expressions as exp
+
+        if self.dialect in _EMPTY_LISTS:
+            return
+        for number, raw in enumerate(spans):
+            site = self.rendered.sites.get(raw)
+            if site is None or site.value != [] or number in self.pieces:
+                continue
+            (node, *others) = self.nodes.get(self.tokens[number].start, [None])
+            column = node.parent if node is not None and not others else None
+            found = column.parent if isinstance(column, exp.Column) else node.parent if node is not None else None
+            if not isinstance(found, exp.In) or len(found.expressions) > 1:
+                continue
+            enclosed = number > 0 and spans[number - 1] == "(" and spans[number + 1 : number + 2] == [")"]
+            self._never(found, number - 2 if enclosed else number - 1, number + 1 if enclosed else number, spans, site)
+
+    def _never(self, found: Any, word: int, last: int, spans: Sequence[str], site: Site) -> None:
+        """The tokens of a condition `a [NOT] IN (…)`, whose IN stands at `word`, replaced by one that is false (or true).
+
+        Where `a` begins is not guessed: it is where the rest of the statement stays the same when the parser reads it again.
+        """
+        import sqlglot
+
+        negated = word > 0 and spans[word - 1].upper() == "NOT"
+        written = f"NOT {_FALSE}" if negated else _FALSE
+        top = next(tree for tree in self.trees if tree is found.root())
+        mark = found.sql(dialect=self.dialect)
+        wanted = top.copy()
+        (place,) = [one for one in wanted.find_all(type(found)) if one.sql(dialect=self.dialect) == mark]
+        place.replace(sqlglot.parse_one(_FALSE, read=self.dialect))
+        end = self.tokens[last].end + 1
+        for first in range(word - 1 - negated, max(-1, word - _LONGEST_OPERAND), -1):
+            text = f"{self.text[: self.tokens[first].start]} {written} {self.text[end:]}"
+            try:
+                _, statements = parse(text, self.dialect)
+            except Refused:
+                continue
+            if [tree for tree in statements if tree is not None] == [wanted if tree is top else tree for tree in self.trees]:
+                self.pieces[first] = written
+                self.pieces.update(dict.fromkeys(range(first + 1, last + 1), ""))
+                return
+        hint = "leave the condition out with {% if %}"
+        raise Refused("an IN list is empty, and this database does not take that", hint=hint, slug="sql-empty-list", where=site.where)
+
     def _as_one(self, values: list[Any]) -> bool:
         """Whether SQLite gets the list as one value. Fractions stay binds: JSON need not keep their last bit."""
         return (
@@ -339,11 +392,6 @@ class _Splicer:
                 raise Refused("nothing stands behind a comma", hint=hint, slug="sql-empty-list")
             if this == "(" and following == "," and self.rendered.sites:
                 raise Refused("nothing stands before a comma", slug="sql-empty-list")
-        if self.dialect != "sqlite":
-            for one, two, three in zip(spans, spans[1:], spans[2:], strict=False):
-                if one.upper() == "IN" and two == "(" and three == ")":
-                    hint = "leave the condition out with {% if %}"
-                    raise Refused("an IN list is empty, and this database does not take that", hint=hint, slug="sql-empty-list")
 
     # --- the result ---
 
@@ -412,6 +460,22 @@ class _Splicer:
             pieces.append(piece)
             end = token.end + 1
         return "".join(pieces)
+
+
+def _with_empty_lists(rendered: Rendered, dialect: str) -> Rendered:
+    """`IN ()`, which an empty loop leaves behind, is an empty list as `IN ({{ xs }})` is one."""
+    import sqlglot
+
+    while True:
+        try:
+            tokens = sqlglot.tokenize(rendered.text, read=dialect)
+        except Exception:  # noqa: BLE001  # hostile texts make the tokenizer raise anything; `parse` says so
+            return rendered
+        spans = [rendered.text[token.start : token.end + 1].upper() for token in tokens]
+        found = next((at for at in range(len(spans) - 2) if spans[at : at + 3] == ["IN", "(", ")"]), None)
+        if found is None:
+            return rendered
+        rendered = rendered.with_site(tokens[found + 1].end + 1, tokens[found + 2].start, Site([], "", joined=False))
 
 
 def _role_of_expression(parent: Any, key: str) -> str:  # noqa: C901 - the table of places, one line each

@@ -1,0 +1,1 @@
+"""PPO with an operations manager that keeps training alive."""

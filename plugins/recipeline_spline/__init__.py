@@ -1,0 +1,1 @@
+"""Spline cleaning and recurrent forecasting."""

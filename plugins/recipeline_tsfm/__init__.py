@@ -1,0 +1,1 @@
+"""Guarded forecasts from a time-series foundation model behind a tollama server."""
