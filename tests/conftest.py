@@ -30,6 +30,14 @@ def pytest_configure(config: pytest.Config) -> None:
     skips.watch(config)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers must collect the same tests in the same order, and the order of a set is another one in every process."""
+    for item in items:
+        for mark in item.iter_markers("parametrize"):
+            if isinstance(mark.args[1], set | frozenset):
+                raise pytest.UsageError(f"{item.nodeid} is parametrized over a set: sort it")
+
+
 @pytest.fixture(autouse=True)
 def _secrets_of_one_test() -> Iterator[None]:
     """What a test masks is not masked in the next one: a password `pass` would hide half of the word `password`."""
