@@ -313,6 +313,11 @@ def test_an_unknown_run_comes_with_the_runs_there_are(home: settings.Settings, t
     assert raised.value.code == 5
     with pytest.raises(UnknownRun, match="did you mean iris"):
         tracking.find_run(home, "latest", name="irsi")
+    going = tracking.start(home, name="wine")
+    with pytest.raises(UnknownRun, match="no finished run of wine") as raised:
+        tracking.find_run(home, "latest", name="wine")
+    assert f"the newest, {going.run_id[:12]}, is RUNNING" in str(raised.value)
+    going.finish()
 
 
 def test_an_ambiguous_beginning_is_not_guessed(home: settings.Settings, tmp_path: Path) -> None:

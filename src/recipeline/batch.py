@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import json
 import re
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -462,20 +463,20 @@ class _Leave(Exception):
     pass
 
 
-class _Place:
+class _Place(ABC):
     """Somewhere that an output goes to, whole."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @abstractmethod
     def record(self) -> dict[str, Any] | None:
         """What is known of the output that is there; None when nothing is there.
 
         Conflict for anything that is not, or no longer, what a run of this module wrote.
         """
-        raise NotImplementedError
 
-    def check_replaceable(self) -> None:
+    def check_replaceable(self) -> None:  # noqa: B027  most places refuse nothing
         """Conflict for what not even `overwrite` may remove."""
 
     def check_apart(self, source: Any) -> None:
@@ -512,9 +513,9 @@ class _Place:
         hint = "choose another --output, or replace it with --overwrite"
         return Conflict(what, hint=hint, slug="other-output", where=files.shown(self.path))
 
+    @abstractmethod
     def writing(self, *, overwrite: bool) -> contextlib.AbstractContextManager[_Attempt]:
         """Where rows are written to, then `finish`ed; they are in their place when the block ends."""
-        raise NotImplementedError
 
 
 class _File(_Place):
@@ -600,7 +601,7 @@ class _Folder(_Place):
             yield attempt
 
 
-class _Attempt:
+class _Attempt(ABC):
     """Rows on their way to a place."""
 
     def __init__(self, place: _Place, last: contextlib.ExitStack, *, overwrite: bool) -> None:
@@ -608,12 +609,13 @@ class _Attempt:
         self.rows = 0
         self.already = False
 
+    @abstractmethod
     def write(self, answer: pd.DataFrame, schema: pa.Schema) -> None:
-        raise NotImplementedError
+        """Some more rows."""
 
+    @abstractmethod
     def finish(self, identity: _Identity) -> None:
         """Everything was written; leaves the block of `writing` when the same output came to be there meanwhile."""
-        raise NotImplementedError
 
     def _alone(self, identity: _Identity) -> None:
         """From here to the end of the block this process is the only one that puts something in this place."""

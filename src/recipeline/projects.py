@@ -162,6 +162,12 @@ security:
   # Packages whose classes a recipe may name; those of installed plugins are added. Add your own package here.
   allowed_namespaces: [@NAMESPACES@]
 
+parts:
+  model:
+    tsfm: # forecasts of foundation models: the server that is asked
+      base_url: ${TOLLAMA_BASE_URL:http://127.0.0.1:11435}
+      token: ${TOLLAMA_TOKEN:}
+
 logging:
   level: INFO
   format: text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import pandas as pd
@@ -44,8 +45,9 @@ class TabularInterface(BaseModel):
         return names_of(() if value is None else value)
 
     @property
+    @abstractmethod
     def targets(self) -> tuple[str, ...]:
-        raise NotImplementedError
+        """Columns that are predicted."""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -70,7 +72,7 @@ class TabularInterface(BaseModel):
         return self
 
 
-class Tabular:
+class Tabular(ABC):
     """Rows in, one row of output each."""
 
     splitter: ClassVar[str] = "train_test_split"
@@ -146,11 +148,14 @@ class Tabular:
     def _present_keys(self, schema: InputSchema) -> tuple[str, ...]:
         return tuple(name for name in self.interface.keys if name in schema.keys)
 
+    @abstractmethod
     def _target(self, data: pd.DataFrame) -> dict[str, Any]:
-        raise NotImplementedError
+        """What the contract says of the target."""
 
+    @abstractmethod
     def _encode(self, data: pd.DataFrame, schema: InputSchema) -> NDArray[Any] | None:
-        raise NotImplementedError
+        """The target as models are given it, (rows,) or (rows, targets); None where there is none."""
 
+    @abstractmethod
     def output(self, schema: InputSchema) -> Output:
-        raise NotImplementedError
+        """The columns of a prediction."""

@@ -73,8 +73,12 @@ def _latest(store: Store, name: str | None) -> FoundRun:
         if (place := _artifact(store, run)) is not None:
             return _found(run, place)
     of = f" of {name}" if name else ""
-    known = sorted({run.name for run in asked(store, lambda: search(store, limit=200))})
-    hint = f"did you mean {near}?" if name and (near := nearest(name, known)) else "train first"
+    known = asked(store, lambda: search(store, limit=200))
+    mine = [run for run in known if run.name == name]
+    if mine:
+        hint = f"the newest, {mine[0].run_id[:12]}, is {mine[0].status}"
+    else:
+        hint = f"did you mean {near}?" if name and (near := nearest(name, sorted({run.name for run in known}))) else "train first"
     raise UnknownRun(f"there is no finished run{of} in experiment {store.experiment}", hint=hint)
 
 
