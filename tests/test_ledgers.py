@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from recipeline.errors import Exhausted
+from recipeline.errors import Damaged, Exhausted
 from recipeline.stores.atomic import append_lines
 from recipeline.stores.ledgers import Ledger
 
@@ -40,6 +40,24 @@ def test_a_torn_end_is_cut_off(tmp_path, torn):
     ledger.add({"n": 3})
     ledger.flush()
     assert path.read_text() == '{"n":1}\n{"n":2}\n{"n":3}\n'
+
+
+@pytest.mark.parametrize("harmed", [b'{"n":1', b"[1]", b"\x00\x00", b""])
+def test_a_damaged_line_in_the_middle_is_named(tmp_path, harmed):
+    """Not skipped: a history with a hole would pass for a whole one."""
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"n":0}\n' + harmed + b'\n{"n":2}\n')
+    with pytest.raises(Damaged, match="line 2 is not what was written") as told:
+        Ledger(path).read()
+    assert told.value.where == "x.jsonl"
+
+
+def test_what_ends_a_line_elsewhere_does_not_end_one_here(tmp_path):
+    """A text may hold U+2028, U+0085 and line ends."""
+    ledger = Ledger(tmp_path / "x.jsonl")
+    ledger.add({"reason": "one\u2028two\x85three\nfour\x1efive"})
+    ledger.flush()
+    assert Ledger(tmp_path / "x.jsonl").read() == [{"reason": "one\u2028two\x85three\nfour\x1efive"}]
 
 
 def test_only_a_torn_line_is_an_empty_ledger(tmp_path):

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from recipeline.contracts import Events, Silent
-from recipeline.errors import Damaged, DataError, MissingLibrary
+from recipeline.errors import Conflict, Damaged, DataError, MissingLibrary
 from recipeline.stores import files
 from recipeline.stores.atomic import TEMPORARY
 
@@ -183,11 +183,11 @@ class CheckpointFolder:
             self._held[path.name] = _Held({"clean": 0, **info}, stored=True, told=info)
 
     def refuse_foreign(self) -> None:
-        """DataError when the folder holds checkpoints, and all of them are another's."""
+        """Conflict when the folder holds checkpoints, and all of them are another's."""
         if self.foreign and not self._held:
             name, why = next(iter(self.foreign.items()))
             hint = "train in a fresh folder, or with what the checkpoint was written with"
-            raise DataError(f"does not belong to this training: {why}", hint=hint, slug="foreign-checkpoint", where=name)
+            raise Conflict(f"does not belong to this training: {why}", hint=hint, slug="foreign-checkpoint", where=name)
 
 
 def write_checkpoint(path: str | Path, state: Any, *, identity: Mapping[str, Any] | None = None, info: Mapping[str, Any]) -> None:

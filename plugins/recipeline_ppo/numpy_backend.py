@@ -54,6 +54,9 @@ class NumpyBackend:
         """Parameters by name; views that may be written to."""
         return self.network.layout.named(self.network.parameters)
 
+    def follow(self) -> None:
+        """Nothing to do: what changes the parameters by their views has changed them everywhere."""
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Copies of parameters by name, and of the moments."""
         kept = {name: np.array(view, order="C") for name, view in self.named().items()}

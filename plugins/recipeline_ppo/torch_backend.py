@@ -63,7 +63,7 @@ class TorchBackend:
             "exp_avg_sq": torch.zeros_like(self.flat),
         }
         self.optimizer.state[self.flat] = self._moments
-        self._follow()
+        self.follow()
 
     @contextmanager
     def pinned(self) -> Iterator[None]:
@@ -102,12 +102,12 @@ class TorchBackend:
                 self.optimizer.step()
                 told.append(torch.stack((policy_loss.detach(), value_loss.detach(), norm)))
             if config.target_kl is not None:
-                self._follow()
+                self.follow()
                 moved = self._how_far(batch, clip)
                 if moved["approx_kl"] > ppo.KL_SLACK * config.target_kl:
                     break
                 moved = moved if epoch == config.epochs else None
-        self._follow()
+        self.follow()
         means = torch.stack(told).mean(dim=0).tolist()
         return {
             **dict(zip(("policy_loss", "value_loss", "gradient_norm"), means, strict=True)),
@@ -187,7 +187,7 @@ class TorchBackend:
         self._moments["exp_avg"].copy_(torch.from_numpy(arrays["adam.first"]))
         self._moments["exp_avg_sq"].copy_(torch.from_numpy(arrays["adam.second"]))
         self._moments["step"].fill_(float(info["adam_steps"]))
-        self._follow()
+        self.follow()
 
     def _outside(self, x: Floats) -> tuple[Floats, Floats]:
         """Outputs and values for the rollout, in pieces that fit."""
@@ -196,8 +196,8 @@ class TorchBackend:
         outputs, values = (torch.cat([piece[k] for piece in pieces]).cpu().numpy() for k in (0, 1))
         return outputs, values
 
-    def _follow(self) -> None:
-        """What numpy sees of the parameters, after they changed."""
+    def follow(self) -> None:
+        """What numpy sees of the parameters, after they changed: a copy where they are on a GPU, or no part of a numpy network."""
         if self.network is not None and self.device.type != "cpu":
             self.network.parameters[:] = self.flat.detach().cpu().numpy()
         if isinstance(self.pi, DiagGaussian):
@@ -330,8 +330,8 @@ class RecurrentBackend(TorchBackend):
         assert memory is not None
         return self.plan.forward(self._outside_arrays, x, memory)[1]
 
-    def _follow(self) -> None:
-        super()._follow()
+    def follow(self) -> None:
+        super().follow()
         self._outside_arrays = {name: parameter.detach().cpu().numpy() for name, parameter in self._parameters().items()}
 
     def _minibatches(self, rows: _Tensors, rng: np.random.Generator) -> Iterator[_Tensors]:

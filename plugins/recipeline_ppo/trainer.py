@@ -38,6 +38,9 @@ class PPOTrainer:
     state_dim   numbers in an observation         action_dim  actions to choose from; for a Box the numbers in an action
     config      hyperparameters; learning_rate, ent_coef and clip may be changed at any time by `optimizer`, `entropy_coef`, `clip_epsilon`
 
+    `Config(backend="torch")`, or another `policy` than mlp, trains with torch; everything else stays as it is. `network.state_dict()`
+    has tensors where there is no numpy network behind them.
+
     Until the first rollout shows the environment, actions are taken to be Discrete(action_dim).
     """
 
@@ -184,6 +187,7 @@ class Network:
                 array.detach().copy_(array.new_tensor(value))
             else:
                 array[...] = value
+        self._trainer._learner.backend.follow()
 
 
 class StateDict(dict[str, Any]):
@@ -233,6 +237,7 @@ class _Stepwise(Learner):
     def collect(self, steps: int) -> Batch:
         worlds, config = self.environments, self.config
         worlds.episodes = []
+        self.backend.follow()  # whoever holds the state_dict may have written to it
         if not self._sound():
             raise TrainingFailed(
                 f"parameters of the policy are not finite at step {self.step}",
@@ -265,6 +270,8 @@ class _Stepwise(Learner):
         worlds.steps, worlds.nonfinite = self.environments.steps, self.environments.nonfinite
         self.environments = worlds
         self._x = self._seen(worlds.observations)
+        if self.backend.memory is not None:
+            self.backend.memory[:] = 0  # an episode begins
 
 
 def _blank(state_dim: int, action_dim: int) -> Callable[[], Any]:

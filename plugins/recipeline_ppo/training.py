@@ -9,6 +9,7 @@ folder/
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,8 @@ from recipeline_ppo.config import SCHEDULED
 from recipeline_ppo.feedback import Retuner, RetunerSettings
 from recipeline_ppo.learner import Learner, State
 from recipeline_ppo.monitoring import Exporter, OperationsMetricsCollector, Several
+
+log = logging.getLogger("recipeline")
 
 EVENTS, UPDATES = "ops_events.jsonl", "updates.jsonl"
 CHECKPOINT: dict[str, Any] = {"every_steps": 500, "keep": 5, "probation": 10, "strict": False, "share": 0.01}
@@ -183,7 +186,7 @@ def train(
 
     A run that was killed and is called again ends with the same bits as one that was not, on one machine and where environments
     can be brought back (`Environments.exact`). Called with more steps, a finished training goes on.
-    RollbacksExhausted where training keeps going wrong; DataError where the folder holds another training's checkpoints.
+    RollbacksExhausted where training keeps going wrong; Conflict where the folder holds another training's checkpoints.
     """
     operations = operations or Operations()
     progress, events = progress or Silent(), events or Silent()
@@ -225,6 +228,7 @@ class _Loop:
         done = Training(learner.step)
         done.resumed = harness.resume(self._set_state, learner.set_hparam)
         if done.resumed is None:
+            self._say_anew()
             record.start()
             harness.start(learner.step, self._get_state, learner.set_hparam)
         else:
@@ -267,6 +271,13 @@ class _Loop:
         self.events.emit("stopped" if done.stopped else "finished", step=learner.step)
         done.step, done.history, done.events = learner.step, record.history, record.events
         return done
+
+    def _say_anew(self) -> None:
+        """Steps that were paid for are made again: nobody should find that out from the clock."""
+        lost = len(self.writer.infos()) + len(self.writer.damaged) if self.writer is not None else 0
+        if lost:
+            self.events.emit("started_anew", step=self.learner.step, unreadable=lost)
+            log.warning("none of %d checkpoints can be gone on from: training begins at step %d", lost, self.learner.step)
 
     def close(self) -> None:
         """What is in memory only goes to the disk."""

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from recipeline.errors import Unavailable
+from recipeline.errors import DataError, Unavailable
 from recipeline.resilience.caches import StaleCache
+from recipeline.resilience.endpoints import Endpoint, due
 from recipeline.resilience.retries import Deadline, DeadlineExceeded
 
 T = TypeVar("T")
@@ -244,8 +245,9 @@ class Answer:
 class Ladder:
     """Tiers from best to plainest; a call that fails or takes too long moves a rung down, all within one deadline.
 
-    Each tier runs in a daemon thread and gets its `timeout`, or an equal share of what is left; a call that overstays
-    counts as a failure, its late result is dropped, and its breaker keeps such threads from piling up.
+    A tier is any callable; `Endpoint` makes one of a URL. Each runs in a daemon thread and gets its `timeout`, or an equal share of
+    what is left; a call that overstays counts as a failure, its late result is dropped, and its breaker keeps such threads from
+    piling up.
     Where every tier is open or failed, a value from the cache answers, however old the cache allows.
     How long cached values count as fresh is the `ttl` of the tier now in force, never stored with the value:
     a ladder that came down soon asks for everything anew.
@@ -259,22 +261,23 @@ class Ladder:
     @classmethod
     def of(
         cls,
-        services: Mapping[str, Callable[..., Any]],
+        services: Mapping[str, Callable[..., Any] | str],
         *,
         ttl: tuple[float, float] = (3600.0, 300.0),
         deadline: float = 5.0,
         cache: StaleCache | None = None,
         **breaker: Any,
     ) -> Ladder:
-        """Tiers from best to plainest, {name: call}: creative, balanced, fast.
+        """Tiers from best to plainest, {name: call, or URL}: creative, balanced, fast. A URL is an `Endpoint` of it, asked with one JSON.
 
         ttl      seconds for which answers keep at the top tier, and below it
         breaker  arguments of each tier's Breaker; by default three failures open it for 300 s, ± a tenth and doubling up to an hour,
-                 then one probe at a time, and three that succeed close it
+                 then one probe at a time, and three that succeed close it; a DataError is the caller's own and none of them
         """
-        given = {"failures": 3, "cooldown": 300.0, "growth": 2.0, "probes": 1, "successes": 3, **breaker}
+        given = {"failures": 3, "cooldown": 300.0, "growth": 2.0, "probes": 1, "successes": 3, "excluded": DataError, **breaker}
+        calls = {name: Endpoint(call, timeout=deadline) if isinstance(call, str) else call for name, call in services.items()}
         return cls(
-            [Tier(name, call, Breaker(name, **given), ttl=ttl[min(place, 1)]) for place, (name, call) in enumerate(services.items())],
+            [Tier(name, call, Breaker(name, **given), ttl=ttl[min(place, 1)]) for place, (name, call) in enumerate(calls.items())],
             deadline=deadline,
             cache=cache,
         )
@@ -330,6 +333,7 @@ def _within(seconds: float, name: str, function: Callable[..., T], *args: Any, *
     """The function's result, or DeadlineExceeded after so many seconds; the thread itself cannot be stopped and is left behind."""
     outcome: list[tuple[bool, Any]] = []
     context = contextvars.copy_context()
+    context.run(due.set, Deadline(seconds))
 
     def work() -> None:
         try:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from recipeline.errors import Damaged
 from recipeline.stores import atomic
 
 
@@ -36,13 +37,23 @@ class Ledger:
             self._waiting.clear()
 
     def read(self) -> list[dict[str, Any]]:
-        """All lines that are whole, those not flushed yet included."""
+        """All lines that are whole, those not flushed yet included. Damaged (9) names one that is no JSON."""
         try:
             kept = self.path.read_bytes()
         except FileNotFoundError:
             kept = b""
-        lines = kept[: kept.rfind(b"\n") + 1].decode("utf-8", errors="replace").splitlines()
-        return [json.loads(line) for line in [*lines, *self._waiting]]
+        lines = kept[: kept.rfind(b"\n") + 1].decode("utf-8", errors="replace").split("\n")[:-1]  # splitlines ends lines at U+2028, too
+        return [*(self._parsed(line, number) for number, line in enumerate(lines, 1)), *map(json.loads, self._waiting)]
+
+    def _parsed(self, line: str, number: int) -> dict[str, Any]:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            hint = "take that line out, or the file away"
+            raise Damaged(f"line {number} is not what was written", hint=hint, where=self.path.name)
+        return found
 
     def cut(self, keep: Callable[[Mapping[str, Any]], bool]) -> list[dict[str, Any]]:
         """Only the lines that `keep` says stay, which are returned; the file is replaced whole."""

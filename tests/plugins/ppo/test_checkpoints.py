@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recipeline.errors import Damaged, DataError, Exhausted
+from recipeline.errors import Conflict, Damaged, DataError, Exhausted
 from recipeline.operations import OpsHarness, Rollback, Rotation
 from recipeline_ppo.checkpoints import CheckpointFolder, read_checkpoint, write_checkpoint
 
@@ -150,7 +150,7 @@ def test_checkpoints_of_another_training_are_named_and_left_alone(tmp_path):
     other = CheckpointFolder(tmp_path, identity={"n_envs": 4, "action": {"kind": "discrete"}}, events=heard)
     assert other.infos() == {}
     assert heard.named("checkpoint_foreign") == [{"checkpoint": "checkpoint_000000003", "reason": "n_envs was 8, and is 4 now"}]
-    with pytest.raises(DataError, match="n_envs was 8, and is 4 now"):
+    with pytest.raises(Conflict, match="n_envs was 8, and is 4 now"):
         other.refuse_foreign()
     assert (tmp_path / "checkpoint_000000003").is_dir()
     (tmp_path / "checkpoint_of_mine").mkdir()

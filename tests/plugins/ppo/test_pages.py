@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,19 @@ def test_the_hand_written_loop_of_the_page_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     exec(compile(PYTHON[1], "page", "exec"), {})
     assert re.findall(r"checkpoint_(\d+)", capsys.readouterr().out) == ["000000005", "000000010"]
+
+
+def test_the_ladder_of_the_page_falls_down_to_its_callable(monkeypatch, capsys):
+    """Nobody listens at the two endpoints; their addresses are those of sockets that were closed."""
+    monkeypatch.setenv("GENERATE_TOKEN", "t")
+    text = PYTHON[2]
+    for port in ("8001", "8002"):
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            assert f"127.0.0.1:{port}" in text
+            text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{closed.getsockname()[1]}")
+    exec(compile(text, "page", "exec"), {})
+    assert capsys.readouterr().out == "fast {'text': 'a plain answer to a rose'} ['balanced', 'creative']\n"
 
 
 def test_the_recipe_of_the_page_is_taken():

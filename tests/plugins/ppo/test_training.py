@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from plugins.ppo.worlds import ACTIONS, Drift, drift
 from recipeline import measures
-from recipeline.errors import DataError, RecipeError, TrainingFailed
+from recipeline.errors import Conflict, DataError, RecipeError, TrainingFailed
 from recipeline.operations import RollbacksExhausted
 from recipeline_ppo.checkpoints import CheckpointFolder
 from recipeline_ppo.config import Config
@@ -170,7 +170,7 @@ def test_checkpoints_of_another_training_are_refused_by_name(tmp_path):
         (learner("box"), "action was"),
         (learner(normal=True), "observation_normalizer was false, and is true now"),
     ):
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(Conflict, match=told):
             train(other, 400, Operations(checkpoint=EVERY), tmp_path)
     assert train(learner(), 400, Operations(checkpoint=EVERY), tmp_path).resumed == 200
 
