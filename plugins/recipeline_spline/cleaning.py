@@ -56,7 +56,7 @@ Outliers = Literal["none", "hampel"]
 Masks = Literal["auto", "always", "never"]
 Scaling = Literal["standard", "robust", "minmax", "log1p", "asinh", "none"]
 
-VERSION = 1
+VERSION = 2
 MOST_CATEGORIES = 64
 """Values that a covariate may have: each of one that changes in time becomes a channel."""
 OLDEST = 1000.0  # grid steps; older is as old
@@ -134,7 +134,8 @@ class SplinePreprocessor:
     max_fill         longest time between the ends of a gap that is filled, in grid steps or as 12h; longer ones stay empty
     edge             what an open gap is filled with: carry (the last value) or damped_season (it, plus edge_damping^k times what
                      one season before moved)
-    smooth           none, one_sided_exp, local_linear, spline_window: one more channel for each target; targets are never smoothed
+    smooth           none, one_sided_exp, local_linear, spline_window: one more channel for each target, what smoothing adds to the raw
+                     value; targets are never smoothed
     smooth_strength  grid steps over which it smooths: the time constant of the first two, the fourth root of the spline's λ
     scale, level     standard, robust, minmax, log1p, asinh, none; of each series, global, or of each window
     outliers         none or hampel: inputs further than outlier_threshold · 1.4826 MAD from the median of the outlier_window rows
@@ -205,6 +206,11 @@ class SplinePreprocessor:
     def params(self) -> dict[str, Any]:
         """Constructor arguments, JSON-like."""
         return {name: list(value) if isinstance(value := getattr(self, name), tuple) else value for name in PARAMETERS}
+
+    @property
+    def merging(self) -> dict[str, Any]:
+        """What becomes of rows that meet, for those that judge the forecasts and for baselines (`frames.Layout`)."""
+        return {"duplicates": self.duplicates, "aggregate": self.agg}
 
     @classmethod
     def check(cls, params: Mapping[str, Any], interface: Mapping[str, Any], environment: str) -> list[Problem]:  # noqa: ARG003
@@ -342,7 +348,7 @@ class SplinePreprocessor:
         elif self.smooth != "none":
             blocks.append(scaled(self._filtered(grid, believed, blank)))
         spline = self._spline(scaled(believed)) if self.smooth == "spline_window" else None
-        if affine and spline is None:  # what is not known is 0; elsewhere it must be told apart until the window is known
+        if affine and self.smooth == "none":  # what is not known is 0; elsewhere it must be told apart until the window is known
             blocks = [np.nan_to_num(block, copy=False, nan=0.0) for block in blocks]
             gaps = gaps and replace(gaps, variants=np.nan_to_num(gaps.variants, nan=0.0))
         covariates = self._covariates(grid)

@@ -160,9 +160,11 @@ class Forecasting:
         self.quantiles: tuple[float, ...] = ()
         self.notes: tuple[str, ...] = ()
         self.freq = interface.freq  # once data were described: theirs
+        self.merging: Mapping[str, Any] = {}
 
-    def introduce(self, model: Any) -> None:
-        """Learn from the unfitted model how far it forecasts, before the data are cut.
+    def introduce(self, model: Any, preprocessor: Any = None) -> None:
+        """Learn from the unfitted model how far it forecasts, before the data are cut, and from the preprocessor what it makes of rows
+        that meet: what is judged, and what baselines are given, is the same.
 
         Raises RecipeError where it does not say.
         """
@@ -178,6 +180,7 @@ class Forecasting:
         self.lookback = lookback if isinstance(lookback, int) else None
         self.quantiles = tuple(float(level) for level in getattr(model, "quantiles", None) or ())
         self.notes = tuple(getattr(model, "notes", ()))
+        self.merging = getattr(preprocessor, "merging", {})
 
     # --- the input contract ---
 
@@ -203,8 +206,9 @@ class Forecasting:
         freq = self._freq(data, stamps)
         self.freq = freq
         layout = Layout(
-            freq, interface.season or season_of(freq), interface.past_covariates, interface.future_covariates, interface.static_covariates
-        )
+            freq, interface.season or season_of(freq), interface.past_covariates, interface.future_covariates, interface.static_covariates,
+            **self.merging,
+        )  # fmt: skip
         extras = {"layout": layout.to_json(), "horizon": self.horizon, "quantiles": list(self.quantiles)}
         extras |= {"notes": list(self.notes)} if self.notes else {}
         bare = InputSchema(wanted, {"names": [interface.target_col], "dtype": "float64"}, extras)

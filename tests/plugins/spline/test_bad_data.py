@@ -351,7 +351,7 @@ def test_what_was_kept_by_another_version_is_damaged(tmp_path):
 
     fit(good()).save(tmp_path)
     text = (tmp_path / "preprocessor.json").read_text()
-    (tmp_path / "preprocessor.json").write_text(text.replace('"version": 1', '"version": 0'))
+    (tmp_path / "preprocessor.json").write_text(text.replace('"version": 2', '"version": 1'))
     with pytest.raises(Damaged):
         SplinePreprocessor.load(tmp_path)
 
