@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipeline.errors import DataError, did_you_mean
-from recipeline.timeseries.frames import SERIES, TARGET, TIME, coded, stamps_of, text_of
+from recipeline.timeseries.frames import SERIES, TARGET, TIME, Duplicates, coded, stamps_of, text_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Duplicates = Literal["error", "last", "mean"]
 NonMonotonic = Literal["error", "sort"]
 
 HUGEST = 1e100
