@@ -173,14 +173,18 @@ def test_batch_forecasts_are_for_exactly_the_steps_after_each_history(
         assert np.isfinite(said[["prediction", "q0.1", "q0.9"]].to_numpy()).all()
 
 
-def test_covariates_are_used_and_an_unknown_category_is_answered(home: Path, trained: Callable[[str], recipeline.Run]) -> None:
+def test_covariates_are_used_and_an_unknown_category_is_answered(
+    home: Path, trained: Callable[[str], recipeline.Run], caplog: pytest.LogCaptureFixture
+) -> None:
     """A holiday to come changes its own day; a kind of station that training never saw is the unknown token."""
     pipeline = pipeline_of(trained("stations_covariates"), home)
     asked = pd.read_csv("recipes/data/stations_next.csv", parse_dates=["day"])
     plain = pipeline.predict(asked)
     festive = pipeline.predict(asked.assign(holiday=1))
     assert (festive["prediction"] != plain["prediction"]).mean() > 0.9
+    assert not caplog.messages
     strange = pipeline.predict(asked.assign(kind="harbour"))
+    assert caplog.messages == ["kind: 'harbour' unknown from training, taken as the unknown category"]
     assert np.isfinite(strange["prediction"]).all()
     assert (strange["prediction"] != plain["prediction"]).any()
 
