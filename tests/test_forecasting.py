@@ -16,6 +16,7 @@ from recipeline.components.forecasting import Forecasting
 from recipeline.contracts import FitContext, Part, take
 from recipeline.errors import DataError, RecipeError, TrainingFailed
 from recipeline.pipeline import Pipeline
+from recipeline.timeseries import frames
 from recipeline.timeseries.backtests import leaking_origins
 from recipeline.timeseries.frames import Layout
 
@@ -229,9 +230,16 @@ def test_a_model_that_needs_no_fit_is_described_by_its_interface() -> None:
     [
         (lambda d: d.drop(columns="y"), "target_col: the data have no column 'y'"),
         (lambda d: d.assign(y=np.nan), "only nulls"),
-        (lambda d: d.assign(y=d["y"].astype(str) + " kg"), "string values, not numbers"),
+        (
+            lambda d: d.assign(y=d["y"].astype(str).where(d.index != 4, "1,234")),
+            "string values, not numbers; the first is '1,234' in row 4",
+        ),
         (lambda d: d.assign(y=d["y"].where(d.index != 4, np.inf)), "infinite"),
-        (lambda d: d.assign(t=d["t"].astype(str).where(d.index != 3, "soon")), "ISO 8601"),
+        (lambda d: d.assign(t=d["t"].astype(str).where(d.index != 3, "soon")), "the first is 'soon' in row 3; write times as ISO 8601"),
+        (
+            lambda d: d.assign(t=(d["t"].astype(str) + "T00:00:00+01:00").where(d.index != 9, "2024-05-01T00:00:00")),
+            "'2024-05-01T00:00:00' in row 9 has no time zone, unlike the rows before it",
+        ),
         (lambda d: d.assign(t=d["t"].where(d.index != 3)), "1 nulls, the first in row 3"),
         (lambda d: d.assign(s=d["s"].where(d.index != 5)), "1 nulls, the first in row 5"),
         (
@@ -239,6 +247,7 @@ def test_a_model_that_needs_no_fit_is_described_by_its_interface() -> None:
             "mixes time zones",
         ),
         (lambda d: d.assign(t=np.cumsum(np.random.default_rng(0).exponential(size=len(d))), s="a"), "no common step"),
+        (lambda d: d.assign(t=pd.date_range("1990-01-31", periods=len(d), freq="ME"), s="a"), "no common step.* months and working days"),
         (lambda d: d.iloc[0:0], "no rows"),
         (lambda d: d.rename(columns={"s": "step"}), "series_col: the data have no column 's'"),
     ],
@@ -249,6 +258,25 @@ def test_training_data_that_are_no_series_are_refused(change: Any, words: str) -
     data = change(panel({"a": 40, "b": 40}))
     with pytest.raises(DataError, match=words):
         task.select(data, task.describe(data), targets=True)
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        (Layout("D", duplicates="last"), [3.0, 11.0]),
+        (Layout("D", duplicates="mean"), [2.0, 11.0]),
+        (Layout("D", duplicates="last", aggregate="sum"), [3.0, 22.0]),
+        (Layout("D", duplicates="mean", aggregate="last"), [2.0, 12.0]),
+    ],
+)
+def test_rows_that_meet_on_the_grid_become_what_the_layout_says(layout: Layout, expected: list[float]) -> None:
+    """Two different rows of one stamp, one of them there twice; two rows of one grid point at different times; and it is kept as JSON."""
+    stamps = pd.to_datetime(["2024-01-01", "2024-01-01", "2024-01-01", "2024-01-01T23:00", "2024-01-02T01:00"], format="ISO8601")
+    frame = pd.DataFrame({"series_id": "a", "timestamp": stamps, "target": [1.0, 1.0, 3.0, 10.0, 12.0]})
+    line = frames.panel(frame, Layout.from_json(layout.to_json()))
+    np.testing.assert_array_equal(line.values[:, 0], expected)
+    with pytest.raises(DataError, match="different rows for 2024-01-01"):
+        frames.panel(frame, Layout("D"))
 
 
 def test_one_stamp_twice_is_refused_and_the_same_row_twice_is_not(tmp_path: Path) -> None:

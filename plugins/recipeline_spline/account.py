@@ -57,13 +57,13 @@ def _shown(panel: Prepared, number: int, lookback: int) -> dict[str, Floats]:
     restore = transforms.back
     rows = (origins[:, None] + np.arange(1 - lookback, 1)).ravel()
 
-    def curve(at: int) -> Floats:
-        scaled = inputs.past[:, :, at].astype(np.float64)
+    def curve(*channels: int) -> Floats:
+        scaled = inputs.past[:, :, channels].astype(np.float64).sum(axis=2)
         return restore(scaled * inputs.spread[:, None, 0] + inputs.centre[:, None, 0], inputs.space).ravel()
 
     curves = {"row": rows.astype(np.float64), "raw": panel.target[rows, 0], "filled": curve(0)}
     if f"{panel.channels.targets[0]}:smooth" in panel.channels.past:
-        curves["smoothed"] = curve(width)
+        curves["smoothed"] = curve(0, width)
     return curves
 
 
@@ -89,10 +89,17 @@ def _roughness(values: Floats, variance: float) -> float:
 
 
 def _processed(panel: Prepared) -> pd.DataFrame:
-    """Every grid point that holds data: series, stamp, target as observed (null where not) and the channels that networks see."""
+    """Every grid point that holds data: series, stamp, target as observed (null where not) and the channels that networks see, as the
+    last row sees them; of `spline_window`, where each origin has a curve of its own, without the smoothed one."""
     rows = np.concatenate([np.arange(_part(panel, number).start, _part(panel, number).stop) for number in range(len(panel.names))])
     columns = {SERIES: panel.names[panel.series_of(rows)], TIME: panel.stamps(rows), TARGET: panel.target[rows, 0]}
-    channels = {f"input {name}": panel.table[rows, at] for at, name in enumerate(panel.channels.past)}
+    table, width = panel.table[rows], len(panel.channels.targets)
+    own = 2 * width if panel.smoothed else width
+    if panel.smoothed:
+        table[:, width:own] -= table[:, :width]
+    table[:, :own] = np.nan_to_num(table[:, :own], nan=0.0)
+    left_out = panel.channels.past[width:own] if panel.spline is not None else ()
+    channels = {f"input {name}": table[:, at] for at, name in enumerate(panel.channels.past) if name not in left_out}
     return pd.DataFrame({**columns, **channels})
 
 

@@ -263,6 +263,9 @@ class Graph:
                 spread = self.spread if graph.scale is not None else given["spread"]
                 times = graph.own // shape.targets
                 scaled = (_into(given["past"], space) - centre.repeat(1, times)[:, None]) / spread.repeat(1, times)[:, None]
+                if times == 2:
+                    raw, smooth = scaled.chunk(2, dim=2)
+                    scaled = torch.cat([raw, smooth - raw], dim=2)
                 past = scaled.float()
                 if "known" in given:
                     past = torch.cat([past, given["known"]], dim=2)

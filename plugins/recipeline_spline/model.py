@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from recipeline.timeseries.windows import windows
 from recipeline_spline import calibration
 from recipeline_spline.arguments import Encoder, Loss, harness_of, problems_of
 from recipeline_spline.cleaning import SplinePreprocessor
+from recipeline_spline.observations import some
 from recipeline_spline.prepared import Inputs, Prepared
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
     from recipeline_spline.batches import Batch, Source
     from recipeline_spline.networks import Forecaster, Shape
+
+log = logging.getLogger("recipeline")
 
 Floats = NDArray[np.float64]
 WEIGHTS, MODEL, PREPROCESSOR = "weights.safetensors", "model.json", "preprocessor"
@@ -333,6 +337,8 @@ class SplineLSTM:
                 raise DataError("predict takes a long frame, of a model fitted on one", hint="for arrays there is predict_windows",
                                 slug="not-fitted")  # fmt: skip
             X = cleaner.transform(X)
+        for column, values in X.findings.unknown.items():
+            log.warning("%s: %s unknown from training, taken as the unknown category", column, some(values))
         inputs = X.gather(X.last, self.lookback, self.horizon)
         fan = inputs.restore(self._forecast(inputs))[:, :, 0]  # (S, H, Q')
         kept = [self.levels.index(float(level)) for level in self.quantiles]

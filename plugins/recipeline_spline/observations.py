@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recipeline.errors import DataError, did_you_mean
-from recipeline.timeseries.frames import SERIES, TARGET, TIME, coded, stamps_of, text_of
+from recipeline.timeseries.frames import SERIES, TARGET, TIME, Duplicates, coded, stamps_of, text_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-Duplicates = Literal["error", "last", "mean"]
 NonMonotonic = Literal["error", "sort"]
 
 HUGEST = 1e100
@@ -53,24 +52,28 @@ class Findings:
         said = []
         gap = self.longest_gap
         if gap:
-            said.append(f"the longest gap has {gap['steps']} grid points ({gap['time']}), in series {gap['series']!r} after {gap['after']}")
+            points = "grid point" if gap["steps"] == 1 else "grid points"
+            said.append(f"the longest gap has {gap['steps']} {points} ({gap['time']}), in series {gap['series']!r} after {gap['after']}")
         for name, share in self.missing.items():
             if share > 0:
                 said.append(f"{name}: {share:.1%} of the grid points have no value")
         counted = (
-            (self.identical, "rows repeat another one and were left out"),
-            (self.merged, "rows share series and time stamp with another one and were merged"),
-            (self.sorted, "rows stood before an earlier one of their series and were sorted"),
-            (self.outliers, "values lie far from those before them and are not used as inputs"),
-        )
-        said += [f"{count} {what}" for count, what in counted if count]
+            (self.identical, "row repeats another one and was left out", "rows repeat another one and were left out"),
+            (self.merged, "row shares its series and time stamp with another one and was merged",
+             "rows share series and time stamp with another one and were merged"),
+            (self.sorted, "row stood after a later one of its series and was sorted",
+             "rows stood after a later one of their series and were sorted"),
+            (self.outliers, "value lies far from those before it and is not used as input",
+             "values lie far from those before them and are not used as inputs"),
+        )  # fmt: skip
+        said += [f"{count} {one if count == 1 else many}" for count, one, many in counted if count]
         listed = (
-            (self.constant, "never change"),
-            (self.dropped, "are too short and were left out"),
-            (self.padded, "are shorter than lookback"),
+            (self.constant, "never changes", "never change"),
+            (self.dropped, "is too short and was left out", "are too short and were left out"),
+            (self.padded, "is shorter than lookback", "are shorter than lookback"),
         )
-        said += [f"series {_some(names)} {what}" for names, what in listed if names]
-        said += [f"{column}: {_some(values)} unknown from training" for column, values in self.unknown.items() if values]
+        said += [f"series {some(names)} {one if len(names) == 1 else many}" for names, one, many in listed if names]
+        said += [f"{column}: {some(values)} unknown from training" for column, values in self.unknown.items() if values]
         return said
 
 
@@ -343,6 +346,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…'"
 
 
-def _some(names: Sequence[Any]) -> str:
+def some(names: Sequence[Any]) -> str:
+    """The first five, and how many more there are."""
     shown = ", ".join(repr(str(name)) for name in names[:5])
     return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -72,6 +72,8 @@ def feed(inputs: Inputs, names: Sequence[str], own: int) -> dict[str, NDArray[An
     """Prepared windows as the inputs of the graph: what has the units of the targets goes back to them, in float64."""
     times = own // inputs.centre.shape[1]
     scaled = inputs.past[:, :, :own].astype(np.float64)
+    if times == 2:  # the smoothed curve itself, which the network is given as a difference
+        scaled[:, :, own // 2 :] += scaled[:, :, : own // 2]
     centre, spread = (np.tile(values, times)[:, None] for values in (inputs.centre, inputs.spread))
     every = {
         "past": transforms.back(scaled * spread + centre, inputs.space), "known": inputs.past[:, :, own:], "future": inputs.future,

@@ -37,8 +37,8 @@ class Names:
     """What the last axes of `Inputs` are.
 
     targets  K names, the first K channels of `past` and the last axis of `labels`
-    past     C channels: targets, `<target>:smooth`, covariates (past, then future ones), calendar, then `<name>:mask` and
-             `<name>:age` of columns that had gaps in training
+    past     C channels: targets, `<target>:smooth` (what smoothing added: smoothed less raw), covariates (past, then future ones),
+             calendar, then `<name>:mask` and `<name>:age` of columns that had gaps in training
     future   F channels: future covariates, then calendar           static  K numbers of a series
     codes    G categories of a series                               sizes   (G,) codes of each, the unknown token 0 included
     """
@@ -170,7 +170,8 @@ class Prepared:
     target    (T, K) float64, original units, NaN where not observed: labels, never filled and never smoothed
     observed  (T, V) bool: the mask m of the targets, then of the covariates; outliers that were not believed count as missing
     age       (T, V) float32: time since the last observation, in grid steps; inf before the first
-    table     (T, C) past channels, scaled, gaps as their last row sees them; at level `window` float64 and not scaled
+    table     (T, C) past channels, scaled, gaps as their last row sees them, smoothed targets as they are; at level `window` float64
+              and not scaled
     future    (T, F) float32               static  (S, J) float32          codes  (S, G) int64
     centre, spread  (S, K) float64 of the scale of each series; of level `window` they are those of each window
     since     (S,) the first row that may be an origin: after the rows that a series unseen in training took its scale from
@@ -298,7 +299,10 @@ class Prepared:
             label = (label - scale.shift) / scale.scale
             past[:, :, :own] = (past[:, :, :own] - np.tile(scale.shift, own // width)) / np.tile(scale.scale, own // width)
             centre, spread = scale.shift[:, 0], scale.scale[:, 0]
-        if self.spline is not None or self.scaler.level == "window":
+        if self.smoothed:  # as a difference it stays in the range of training when the level of the series leaves it
+            own = 2 * width
+            past[:, :, width:own] -= past[:, :, :width]
+        if self.smoothed or self.scaler.level == "window":
             past[:, :, :own] = np.nan_to_num(past[:, :, :own], nan=0.0)
         known = ~np.isnan(label)
         return Inputs(
@@ -324,11 +328,12 @@ class Prepared:
         seen = self.gather([origin], lookback, 1)
         own = rows >= (self.starts + self.pads)[seen.series[0]]
 
-        def units(channels: Singles) -> Doubles:
-            return transforms.back(channels[own].astype(np.float64) * seen.spread + seen.centre, self.space)
+        def units(channels: Doubles) -> Doubles:
+            return transforms.back(channels[own] * seen.spread + seen.centre, self.space)
 
-        smooth = units(seen.past[0, :, width : 2 * width]) if self.smoothed else None
-        return Curves(self.stamps(rows[own]), self.target[rows[own]], units(seen.past[0, :, :width]), smooth)
+        raw = seen.past[0, :, :width].astype(np.float64)
+        smooth = units(raw + seen.past[0, :, width : 2 * width]) if self.smoothed else None
+        return Curves(self.stamps(rows[own]), self.target[rows[own]], units(raw), smooth)
 
     def smoothing(self, lookback: int, *, most: int = 200) -> list[dict[str, Any]]:
         """How much smoothing changes what networks see, for each target, over at most so many windows (empty where nothing is
@@ -342,15 +347,15 @@ class Prepared:
         past = self.gather(chosen, lookback, max(1, self.ahead)).past.astype(np.float64)
         said = []
         for number, name in enumerate(self.channels.targets):
-            raw, smooth = past[:, :, number], past[:, :, width + number]
+            raw, added = past[:, :, number], past[:, :, width + number]
             total = float(np.var(raw, axis=1).sum())
             said.append(
                 {
                     "target": name,
                     "windows": len(chosen),
-                    "variance_removed": float(np.var(raw - smooth, axis=1).sum()) / total if total > 0 else float("nan"),
+                    "variance_removed": float(np.var(added, axis=1).sum()) / total if total > 0 else float("nan"),
                     "roughness_raw": roughness(raw),
-                    "roughness_smoothed": roughness(smooth),
+                    "roughness_smoothed": roughness(raw + added),
                 }
             )
         return said

@@ -308,6 +308,8 @@ class Preprocessor(Protocol):
     `expect(schema)`: told the input contract before it is fitted. `any_layout = True`: what it gives does not depend on how
     the frame lies in memory (else the engine hands it floats in C order, so that all doors give the same bits).
     `reads() -> names`: once fitted, the columns that `transform` wants; the others leave the input contract.
+    `merging`: of series, what becomes of rows that meet, as `duplicates` and `aggregate` of `timeseries.frames.Layout`; what is
+    judged and what baselines are given follows it.
     """
 
     def fit(self, X: Any, y: Any = None) -> Any: ...
@@ -330,9 +332,9 @@ class Task(Protocol):
     """The behaviour that a task owns, so that the engine needs no `if task == …`.
 
     Built by the engine as `Task(interface)`, where `interface` is a validated `Interface`. Optional: `preprocessor`, the name
-    of the default one, or None where models take the selected rows as they are. `introduce(model)`: told of the unfitted model
-    before anything else, where cutting the data needs what only the model knows (a horizon); `unsearched` names those of its
-    arguments, in which a search range is an error. `suits(model)`, a static method: why a class cannot be its model, or None;
+    of the default one, or None where models take the selected rows as they are. `introduce(model, preprocessor)`: told of both,
+    unfitted, before anything else, where cutting the data needs what only they know (a horizon); `unsearched` names those of the
+    model's arguments, in which a search range is an error. `suits(model)`, a static method: why a class cannot be its model, or None;
     `agree(model, loader)`, a static method: Problems of their arguments together, keys beginning with "model" or "loader". Both
     are asked before any data is read.
     """

@@ -93,7 +93,7 @@ def from_recipe(path: Path, settings: Settings) -> Pipeline:
             hint=f"recipeline train --recipe-file {path}, then serve-api --run-id",
         )
     if hasattr(components.task, "introduce"):
-        components.task.introduce(model)
+        components.task.introduce(model, preprocessor)
     schema = components.task.describe(None)
     for part in (preprocessor, model):
         if hasattr(part, "expect"):

@@ -88,7 +88,8 @@ def train(
             with foreign(components.augmenter, "augmenter-failed", DataError):
                 data = components.augmenter.augment(data, online=False)
         if hasattr(task, "introduce"):
-            task.introduce(components.pipeline()[1])
+            preprocessor, model = components.pipeline()
+            task.introduce(model, preprocessor)
         schema = task.describe(data)
         selected = task.select(data, schema, targets=True)
         hashes = row_hashes(data)

@@ -22,7 +22,19 @@ from recipeline.contracts import Evaluation, Figure, Metric, Part, Predictor
 from recipeline.errors import DataError, RecipeError
 from recipeline.timeseries import metrics as of
 from recipeline.timeseries.fills import forward
-from recipeline.timeseries.frames import PREDICTION, STEP, TIME, Layout, coded, levels_of, quantile_column, stamps_of, text_of
+from recipeline.timeseries.frames import (
+    PREDICTION,
+    STEP,
+    TIME,
+    Layout,
+    coded,
+    levels_of,
+    quantile_column,
+    stamps_of,
+    text_of,
+    without_duplicates,
+)
+from recipeline.timeseries.grid import aggregated
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -169,13 +181,14 @@ class _Question:
         mine = table["series"].isin(wanted).to_numpy()
         sent = rows[mine & (before | judged)] if layout.future else rows[mine & before]
         history = _asked(sent, table, interface, layout, origin, mine & before)
-        actual = table[mine & judged].groupby(["series", STEP], sort=True)["y"].mean().reset_index()  # NaN where none was observed
+        met = _once(table[mine & judged], layout).groupby(["series", STEP], sort=True)["y"]
+        actual = (met.sum(min_count=1) if layout.aggregate == "sum" else getattr(met, layout.aggregate)()).reset_index()  # NaN where unseen
         usual = season or layout.season
         inputs = table.loc[mine & (before | judged), ["series", STEP]].assign(**{interface.target_col: table["y"]})
         for name in (*interface.past_covariates, *interface.future_covariates):
             if rows[name].dtype.kind in "iufb":
                 inputs[name] = rows[name].astype(np.float64)
-        return cls(series, time, layout, usual, origin, history, actual, table[mine & before], inputs)
+        return cls(series, time, layout, usual, origin, history, actual, _once(table[mine & before], layout), inputs)
 
     def rivals(self, joined: pd.DataFrame, rivals: Mapping[str, Predictor]) -> pd.DataFrame:
         """The point forecasts of each rival for the rows joined, beside what scaled errors and skill need."""
@@ -223,11 +236,7 @@ class _Question:
         starts = np.full(len(names), 0)
         np.minimum.at(starts, codes, steps)
         offsets = np.cumsum(1 - starts) - (1 - starts)
-        place, known = offsets[codes] + steps - starts[codes], ~np.isnan(y)
-        total = int((1 - starts).sum())
-        count = np.bincount(place[known], minlength=total)
-        grid = np.full(total, np.nan)
-        grid[count > 0] = np.bincount(place[known], weights=y[known], minlength=total)[count > 0] / count[count > 0]
+        grid = aggregated(offsets[codes] + steps - starts[codes], y[:, None], int((1 - starts).sum()), self.layout.aggregate)[:, 0]
         scale, naive = {}, {}
         for name, history in zip(names, np.split(grid, offsets[1:]), strict=True):
             try:
@@ -244,6 +253,15 @@ class _Question:
         """The last of the histories, for pictures."""
         recent = self.past[self.past[STEP] > -max(4 * len(self.actual[STEP].unique()), 2 * min(self.season, 200))]
         return recent.sort_values(["series", STEP])
+
+
+def _once(table: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+    """The rows of `table`, each series and stamp once, in order."""
+    codes, _ = coded(table["series"])
+    stamps, y = table[TIME].to_numpy(), table["y"].to_numpy()[:, None]
+    order = np.lexsort((stamps, codes))
+    kept, values = without_duplicates(codes[order], stamps[order], y[order], "last" if layout.duplicates == "last" else "mean")
+    return table.iloc[order[kept]].assign(y=values[:, 0])
 
 
 def _asked(sent: pd.DataFrame, table: pd.DataFrame, interface: Any, layout: Layout, origin: Any, before: NDArray[np.bool_]) -> pd.DataFrame:

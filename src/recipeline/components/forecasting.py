@@ -160,9 +160,11 @@ class Forecasting:
         self.quantiles: tuple[float, ...] = ()
         self.notes: tuple[str, ...] = ()
         self.freq = interface.freq  # once data were described: theirs
+        self.merging: Mapping[str, Any] = {}
 
-    def introduce(self, model: Any) -> None:
-        """Learn from the unfitted model how far it forecasts, before the data are cut.
+    def introduce(self, model: Any, preprocessor: Any = None) -> None:
+        """Learn from the unfitted model how far it forecasts, before the data are cut, and from the preprocessor what it makes of rows
+        that meet: what is judged, and what baselines are given, is the same.
 
         Raises RecipeError where it does not say.
         """
@@ -178,6 +180,7 @@ class Forecasting:
         self.lookback = lookback if isinstance(lookback, int) else None
         self.quantiles = tuple(float(level) for level in getattr(model, "quantiles", None) or ())
         self.notes = tuple(getattr(model, "notes", ()))
+        self.merging = getattr(preprocessor, "merging", {})
 
     # --- the input contract ---
 
@@ -203,8 +206,9 @@ class Forecasting:
         freq = self._freq(data, stamps)
         self.freq = freq
         layout = Layout(
-            freq, interface.season or season_of(freq), interface.past_covariates, interface.future_covariates, interface.static_covariates
-        )
+            freq, interface.season or season_of(freq), interface.past_covariates, interface.future_covariates, interface.static_covariates,
+            **self.merging,
+        )  # fmt: skip
         extras = {"layout": layout.to_json(), "horizon": self.horizon, "quantiles": list(self.quantiles)}
         extras |= {"notes": list(self.notes)} if self.notes else {}
         bare = InputSchema(wanted, {"names": [interface.target_col], "dtype": "float64"}, extras)
@@ -235,12 +239,15 @@ class Forecasting:
         interface = self.interface
         target, time = known[interface.target_col], known[interface.timestamp_col]
         if target.dtype not in ("int64", "float64"):
-            raise DataError(f"target {target.name!r} holds {target.dtype} values, not numbers", slug="bad-target")
+            what = f"target {target.name!r} holds {target.dtype} values, not numbers{_no_number(data[target.name])}"
+            hint = "write numbers without separators or units, and leave the cell empty where nothing was observed"
+            raise DataError(what, hint=hint, slug="bad-target")
         if time.dtype not in ("datetime", "datetime_utc", "int64", "float64"):
             hint = "write times as ISO 8601, such as 2024-01-31T12:00:00, with one time zone or none"
-            raise DataError(f"timestamp_col {time.name!r} holds {time.dtype} values, not times", hint=hint, slug="bad-stamps")
+            what = f"timestamp_col {time.name!r} holds {time.dtype} values, not times{_no_time(data[time.name])}"
+            raise DataError(what, hint=hint, slug="bad-stamps")
         if time.dtype.startswith("datetime") and data[time.name].dtype == object:
-            raise DataError(f"timestamp_col {time.name!r} mixes time zones, or dates with other objects",
+            raise DataError(f"timestamp_col {time.name!r} mixes time zones, or dates with other objects{_no_time(data[time.name])}",
                             hint="convert them all to UTC", slug="bad-stamps")  # fmt: skip
         for name in interface.keys:
             if known[name].nullable:
@@ -468,6 +475,33 @@ class Forecasting:
         data = pd.concat(shops, ignore_index=True)
         data.loc[[10, 11, 75], "sales"] = np.nan
         return data
+
+
+def _no_number(values: pd.Series[Any]) -> str:
+    """The first value of a column that is neither a number nor missing, in words for an error; nothing where all are."""
+    numbers = pd.to_numeric(values, errors="coerce") if values.dtype.kind not in "Mm" else values
+    odd = np.flatnonzero(values.notna().to_numpy() & pd.isna(numbers).to_numpy())
+    return f"; the first is {_told(values.iloc[odd[0]])} in row {values.index[odd[0]]}" if len(odd) else ""
+
+
+def _no_time(values: pd.Series[Any]) -> str:
+    """The first value of a column that is no time, or has a zone where the first has none (or none where it has one), in words."""
+    first: Any = None
+    for row, value in values.dropna().items():
+        try:
+            stamp = pd.Timestamp(value)
+        except (TypeError, ValueError):
+            return f"; the first is {_told(value)} in row {row}"
+        if first is None:
+            first = stamp
+        elif (stamp.tzinfo is None) != (first.tzinfo is None):
+            return f"; {_told(value)} in row {row} has {'no' if stamp.tzinfo is None else 'a'} time zone, unlike the rows before it"
+    return ""
+
+
+def _told(value: Any) -> str:
+    text = repr(str(value))
+    return text if len(text) <= 60 else f"{text[:57]}…'"
 
 
 def _require(data: Any, interface: ForecastingInterface) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Duplicates = Literal["error", "last", "mean"]
 
 SERIES, TIME, TARGET = "series_id", "timestamp", "target"
 STEP, PREDICTION = "step", "prediction"
@@ -41,6 +42,8 @@ class Layout:
     past    covariates known up to the origin
     future  covariates known beyond it: at prediction the last `horizon` grid points of every series are the rows to forecast
     static  covariates that do not change within a series
+    duplicates  what becomes of different rows with one stamp: error, the last one, their mean
+    aggregate   what becomes of rows with different stamps that belong to one grid point
     """
 
     freq: str | float
@@ -48,6 +51,8 @@ class Layout:
     past: tuple[str, ...] = ()
     future: tuple[str, ...] = ()
     static: tuple[str, ...] = ()
+    duplicates: Duplicates = "error"
+    aggregate: Aggregate = "mean"
 
     @property
     def covariates(self) -> tuple[str, ...]:
@@ -59,11 +64,13 @@ class Layout:
 
     def to_json(self) -> dict[str, Any]:
         roles = {role: list(getattr(self, role)) for role in ("past", "future", "static")}
-        return {"freq": self.freq, "season": self.season, **roles}
+        return {"freq": self.freq, "season": self.season, **roles, "duplicates": self.duplicates, "aggregate": self.aggregate}
 
     @classmethod
     def from_json(cls, state: Mapping[str, Any]) -> Layout:
-        return cls(state["freq"], state["season"], *(tuple(state[role]) for role in ("past", "future", "static")))
+        past, future, static = (tuple(state[role]) for role in ("past", "future", "static"))
+        merging = {name: state[name] for name in ("duplicates", "aggregate") if name in state}
+        return cls(state["freq"], state["season"], past, future, static, **merging)
 
     @classmethod
     def of(cls, told: InputSchema | pd.DataFrame) -> Layout:
@@ -241,16 +248,20 @@ class Panel:
         return self.values[start : start + self.lengths[number]]
 
 
-def panel(frame: pd.DataFrame, layout: Layout, columns: Sequence[str] = (), *, aggregate: Aggregate = "mean") -> Panel:
-    """A long frame on the grids of its series; `aggregate` where several rows belong to one grid point.
+def panel(frame: pd.DataFrame, layout: Layout, columns: Sequence[str] = ()) -> Panel:
+    """A long frame on the grids of its series; what becomes of rows that meet is said by the layout.
 
-    Raises DataError for two different rows with one stamp, and for a stamp that is far away from all others.
+    Raises DataError for two different rows with one stamp where `layout.duplicates` is error, and for a stamp that is far away
+    from all others.
     """
     order, names, codes, stamps = ordered(frame)
     values = np.column_stack([_numbers(frame[name], name) for name in (TARGET, *columns)])[order]
-    refuse_duplicates(names, codes, stamps, values)
+    if layout.duplicates == "error":
+        refuse_duplicates(names, codes, stamps, values)
+    kept, values = without_duplicates(codes, stamps, values, "last" if layout.duplicates == "error" else layout.duplicates)
+    codes, stamps = codes[kept], stamps[kept]
     first, lengths, place = places(names, codes, stamps, layout.clock)
-    grid = aggregated(place, values, int(lengths.sum()), aggregate)
+    grid = aggregated(place, values, int(lengths.sum()), layout.aggregate)
     return Panel(names, first, lengths, grid, layout.clock)
 
 
@@ -305,6 +316,25 @@ def refuse_duplicates(names: NDArray[Any], codes: Integers, stamps: NDArray[Any]
                 hint="keep one row per series and time stamp",
                 slug="duplicate-stamps",
             )
+
+
+def without_duplicates(
+    codes: Integers, stamps: NDArray[Any], values: Floats, how: Literal["last", "mean"]
+) -> tuple[NDArray[np.intp], Floats]:
+    """Each series and stamp once: positions (m,) of the rows that stay, and their values (m, C); in the order of `ordered`.
+
+    Rows that say the same are one. `last` keeps the last row as it is, `mean` takes the mean of what is known in each column.
+    """
+    same = (codes[1:] == codes[:-1]) & (stamps[1:] == stamps[:-1])
+    final = np.flatnonzero(np.append(~same, True))
+    if how == "last" or not same.any():
+        return final, values[final]
+    import pandas as pd
+
+    group = np.concatenate([[0], np.cumsum(~same)])
+    new = ~pd.DataFrame(np.column_stack([group, values])).duplicated().to_numpy()
+    means: Floats = aggregated(group[new], values[new], len(final), "mean")
+    return final, means
 
 
 def _numbers(values: pd.Series[Any], name: str) -> Floats:

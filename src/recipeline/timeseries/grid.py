@@ -64,7 +64,7 @@ def step_of(differences: Floats, unit: str = "s") -> float:
     if regular < 0.9:
         raise DataError(
             f"the time stamps have no common step: {regular:.0%} of the differences are multiples of the median {step:g} {unit}".rstrip(),
-            hint="give `freq`",
+            hint="give `freq`; months and working days are ME, MS and B, and stamps that come at any time need a step: h, D …",
             slug="no-step",
         )
     return step

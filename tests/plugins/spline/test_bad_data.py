@@ -67,7 +67,7 @@ def test_the_same_row_twice_is_dropped_and_counted():
     frame = pd.concat([frame.iloc[:31], frame.iloc[30:31], frame.iloc[31:]], ignore_index=True)
     made = fit(frame)
     assert made.findings_.identical == 1
-    assert any("1 rows repeat another one" in line for line in made.findings_.lines())
+    assert any("1 row repeats another one" in line for line in made.findings_.lines())
     assert len(made.history(frame)) == 60
 
 
@@ -351,7 +351,7 @@ def test_what_was_kept_by_another_version_is_damaged(tmp_path):
 
     fit(good()).save(tmp_path)
     text = (tmp_path / "preprocessor.json").read_text()
-    (tmp_path / "preprocessor.json").write_text(text.replace('"version": 1', '"version": 0'))
+    (tmp_path / "preprocessor.json").write_text(text.replace('"version": 2', '"version": 1'))
     with pytest.raises(Damaged):
         SplinePreprocessor.load(tmp_path)
 

@@ -120,6 +120,19 @@ def test_what_smoothing_takes_away_is_told():
     assert shares[0] < 0.8 < shares[2]
 
 
+@pytest.mark.parametrize("smooth", ["one_sided_exp", "local_linear", "spline_window"])
+def test_the_smoothed_channel_does_not_leave_the_range_of_training_with_a_trend(smooth):
+    """It is what smoothing adds to the raw value: at a level that training never had it is what it was before."""
+    frame = panel(lengths=(240,), holes=0.0)
+    at = np.arange(240.0)
+    frame["target"] = at / 2 + np.sin(2 * np.pi * at / 12) + 0.1 * np.cos(at * 1.7)
+    prepared = cleaned(frame.head(120), smooth=smooth).history(frame)
+    early, late = prepared.gather([100], 12, 4).past[0], prepared.gather([220], 12, 4).past[0]  # ten seasons later
+    assert late[:, 0].min() > 2 * early[:, 0].max()
+    assert np.abs(late[:, 1]).max() < 1.3 * np.abs(early[:, 1]).max()
+    assert np.ptp(late[:, 1]) > 0.01
+
+
 def test_a_spline_window_is_the_spline_through_four_lookbacks_before_its_origin():
     from scipy.interpolate import make_smoothing_spline
 
@@ -136,7 +149,8 @@ def test_a_spline_window_is_the_spline_through_four_lookbacks_before_its_origin(
         rows = np.arange(max(0, origin - 47), origin + 1)
         rows = rows[~np.isnan(scaled[rows])]
         curve = make_smoothing_spline(rows, scaled[rows], lam=16.0)
-        np.testing.assert_allclose(seen.past[at, :, 1], curve(np.minimum(np.arange(origin - 11, origin + 1), rows[-1])), atol=2e-5)
+        smoothed = seen.past[at, :, 0] + seen.past[at, :, 1]
+        np.testing.assert_allclose(smoothed, curve(np.minimum(np.arange(origin - 11, origin + 1), rows[-1])), atol=2e-5)
 
 
 def test_several_targets_are_one_series_of_several_channels():

@@ -105,6 +105,32 @@ def test_smoothing_is_shown_beside_the_original_and_rows_are_kept_where_asked(ho
     assert rows.filter(like="input ").notna().all(axis=None)
 
 
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [("duplicates: last", lambda first, second: second), ("duplicates: mean", lambda first, second: (first + second) / 2),
+     ("agg: sum", lambda first, second: first + second)],
+)  # fmt: skip
+def test_rows_that_meet_are_judged_as_they_are_learned(home: Path, rule: str, value: Callable[[Any, Any], Any]) -> None:
+    """Two measurements a week, of one day or (sum) of two: what is judged, baselines and forecasts follow the rule."""
+    first = pd.read_csv("recipes/data/co2.csv", parse_dates=["date"]).tail(400)
+    second = first.assign(co2=first["co2"] + 40)
+    if rule == "agg: sum":
+        second["date"] -= pd.Timedelta("1D")
+    pd.concat([first, second]).sort_values("date", kind="stable").to_csv("recipes/data/twice.csv", index=False)
+    text = Path("recipes/spline/co2_forecast.yaml").read_text().replace("name: co2_forecast", f"name: twice_{rule.split()[1]}")
+    text = text.replace("co2.csv", "twice.csv").replace("fill: pchip", f"fill: pchip, {rule}").replace("seglstm", "linear")
+    text = text.replace("max_epochs: 6", "max_epochs: 1").replace("n_windows: 5", "n_windows: 1")
+    Path("recipes/spline/twice.yaml").write_text(text)
+    run = recipeline.train("recipes/spline/twice.yaml", settings=settings.load(project=home, environ={}))
+    said = pd.read_parquet(run.artifact / "tables" / "predictions.parquet")
+    expected = value(first["co2"], second["co2"]).to_numpy()[-24:]
+    np.testing.assert_allclose(said["y"], expected)
+    assert np.abs(said["prediction"] - said["y"]).max() < 10
+    rivals = pd.read_parquet(run.artifact / "tables" / "rivals.parquet")
+    for name in ("naive", "seasonal_naive", "nlinear"):
+        assert np.abs(rivals[name] - rivals["y"]).max() < 20, name
+
+
 # --- panels, covariates, histories never seen -----------------------------------------------------------------------------------
 
 
@@ -147,14 +173,18 @@ def test_batch_forecasts_are_for_exactly_the_steps_after_each_history(
         assert np.isfinite(said[["prediction", "q0.1", "q0.9"]].to_numpy()).all()
 
 
-def test_covariates_are_used_and_an_unknown_category_is_answered(home: Path, trained: Callable[[str], recipeline.Run]) -> None:
+def test_covariates_are_used_and_an_unknown_category_is_answered(
+    home: Path, trained: Callable[[str], recipeline.Run], caplog: pytest.LogCaptureFixture
+) -> None:
     """A holiday to come changes its own day; a kind of station that training never saw is the unknown token."""
     pipeline = pipeline_of(trained("stations_covariates"), home)
     asked = pd.read_csv("recipes/data/stations_next.csv", parse_dates=["day"])
     plain = pipeline.predict(asked)
     festive = pipeline.predict(asked.assign(holiday=1))
     assert (festive["prediction"] != plain["prediction"]).mean() > 0.9
+    assert not caplog.messages
     strange = pipeline.predict(asked.assign(kind="harbour"))
+    assert caplog.messages == ["kind: 'harbour' unknown from training, taken as the unknown category"]
     assert np.isfinite(strange["prediction"]).all()
     assert (strange["prediction"] != plain["prediction"]).any()
 
