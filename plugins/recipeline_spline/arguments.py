@@ -10,6 +10,8 @@ from recipeline.errors import Problem
 from recipeline.operations import CheckpointWriter, InMemory, OpsHarness, Rollback, Rotation, standard_rules
 
 Encoder = Literal["seglstm", "lstm", "gru", "attention_lstm", "bilstm", "linear"]
+Decoder = Literal["direct", "segments"]
+Skip = Literal["mean", "nlinear", "none"]
 Loss = Literal["pinball", "mse", "mae", "huber"]
 COUNTS = (
     "horizon", "lookback", "hidden_size", "layers", "segment", "max_epochs", "patience", "batch_size", "epoch_windows", "ensemble",
@@ -18,6 +20,11 @@ COUNTS = (
 RANGES = {  # lowest, highest, and whether the lowest itself will do; the highest will not
     "calibration": (0, 1, False), "dropout": (0, 1, True), "average": (0, 1, True), "learning_rate": (0, 1e9, False),
     "weight_decay": (0, 1e9, True), "clip": (0, 1e9, False),
+}  # fmt: skip
+
+
+WORDS = {
+    "encoder": get_args(Encoder), "decoder": get_args(Decoder), "skip": get_args(Skip), "loss": get_args(Loss), "blend": ("auto",),
 }  # fmt: skip
 
 
@@ -49,7 +56,7 @@ def _numbers(params: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _words(params: Mapping[str, Any]) -> Iterator[Problem]:
-    for name, known in (("encoder", get_args(Encoder)), ("loss", get_args(Loss)), ("blend", ("auto",))):
+    for name, known in WORDS.items():
         value = params.get(name)
         if isinstance(value, str) and value not in known:
             yield _bad(name, f"{value!r} is not one of {', '.join(known)}")
@@ -68,6 +75,8 @@ def _together(params: Mapping[str, Any]) -> Iterator[Problem]:
     size = params.get("hidden_size")
     if params.get("encoder") == "bilstm" and isinstance(size, int) and size % 2:
         yield _bad("hidden_size", "bilstm halves it between its two directions", "give an even number")
+    if params.get("decoder") == "segments" and params.get("encoder", "seglstm") in set(get_args(Encoder)) - {"seglstm"}:
+        yield _bad("decoder", "segments goes on with the LSTM of seglstm", f"{params['encoder']} has none: take direct")
     operations = params.get("operations")
     if isinstance(operations, Mapping):
         try:

@@ -21,7 +21,7 @@ from recipeline.timeseries.frames import SERIES, TIME, forecasts, stamps_of
 from recipeline.timeseries.transforms import Scale, scale_of
 from recipeline.timeseries.windows import windows
 from recipeline_spline import calibration
-from recipeline_spline.arguments import Encoder, Loss, harness_of, problems_of
+from recipeline_spline.arguments import Decoder, Encoder, Loss, Skip, harness_of, problems_of
 from recipeline_spline.cleaning import SplinePreprocessor
 from recipeline_spline.observations import some
 from recipeline_spline.prepared import Inputs, Prepared
@@ -59,6 +59,9 @@ class SplineLSTM:
     encoder        seglstm, lstm, gru, attention_lstm, bilstm or linear (`networks`)
     quantiles      levels, ascending; the point forecast is the median, or what `loss` makes of it: the mean for mse
     segment        steps per segment of seglstm; None: a quarter of the lookback, 24 at most
+    decoder        direct: one linear layer to all steps ahead; segments: of seglstm, one more step of its LSTM per segment ahead
+    skip           where the linear skip from past to future begins: mean (of the past), nlinear (the ridge solution on the training
+                   windows); none: there is no skip
     max_epochs, patience, batch_size, learning_rate, weight_decay, dropout, clip, epoch_windows, average: see `Plan`
     calibration    share of the windows, the last in time, that is held back for early stopping and for the calibration of the
                    quantiles, where no validation is given
@@ -82,6 +85,8 @@ class SplineLSTM:
         hidden_size: int = 64,
         layers: int = 1,
         segment: int | None = None,
+        decoder: Decoder = "direct",
+        skip: Skip = "mean",
         quantiles: Sequence[float] = (0.1, 0.5, 0.9),
         loss: Loss = "pinball",
         max_epochs: int = 50,
@@ -105,6 +110,7 @@ class SplineLSTM:
     ) -> None:
         self.horizon, self.lookback, self.encoder = horizon, lookback, encoder
         self.hidden_size, self.layers, self.segment, self.quantiles, self.loss = hidden_size, layers, segment, tuple(quantiles), loss
+        self.decoder, self.skip = decoder, skip
         self.max_epochs, self.patience, self.batch_size, self.epoch_windows = max_epochs, patience, batch_size, epoch_windows
         self.learning_rate, self.weight_decay, self.dropout, self.clip, self.average = learning_rate, weight_decay, dropout, clip, average
         self.calibration, self.calibrate, self.cleaning = calibration, calibrate, cleaning
@@ -248,6 +254,7 @@ class SplineLSTM:
         events: Events = Silent() if context is None else context.events
         device, objective = self._device(), Objective(self.loss, self.levels)
         members, self.history_ = [], []
+        begin = self._nlinear(lesson) if self.skip == "nlinear" else None
         for number in range(self.ensemble):
             plan = Plan(
                 self.max_epochs, self.patience, self.batch_size, self.epoch_windows, self.learning_rate,
@@ -255,6 +262,8 @@ class SplineLSTM:
             )  # fmt: skip
             with seeded(plan.seed, -1, torch.device("cpu")):
                 network = self._network(lesson.shape)
+            if begin is not None:
+                network.start(*begin)
             if context is not None and context.previous is not None:
                 network.load_state_dict(context.previous.committee_.members[number].state_dict())
             place = None if folder is None else folder / f"network{number}"
@@ -277,8 +286,9 @@ class SplineLSTM:
 
         segment = self.segment or max(1, min(24, self.lookback // 4))
         return Forecaster(
-            shape, encoder=self.encoder, hidden_size=self.hidden_size, layers=self.layers, segment=segment, dropout=self.dropout
-        )
+            shape, encoder=self.encoder, hidden_size=self.hidden_size, layers=self.layers, segment=segment, dropout=self.dropout,
+            decoder=self.decoder, skip=self.skip != "none",
+        )  # fmt: skip
 
     def _mix(self, lesson: Lesson) -> None:
         """Solve NLinear on the training windows, and choose its share on the held-back ones."""
@@ -286,14 +296,10 @@ class SplineLSTM:
 
         from recipeline_spline.training import forecast
 
-        targets = lesson.shape.targets
-        rows = np.linspace(0, len(lesson.train) - 1, min(len(lesson.train), BLEND_WINDOWS // targets)).astype(np.int64)
-        batch = lesson.train.batch(torch.from_numpy(np.unique(rows)))
-        past, future = _by_target(batch.past, targets), _by_target(_nan_where_hidden(batch), targets)
-        found = fit_nlinear(past, future)
         committee = self.committee_
-        committee.weights.copy_(torch.from_numpy(found.weights))
-        committee.intercept.copy_(torch.from_numpy(found.intercept))
+        weights, intercept = self._nlinear(lesson)
+        committee.weights.copy_(weights)
+        committee.intercept.copy_(intercept)
         if self.blend != "auto":
             committee.share.fill_(1 - float(self.blend))
             return
@@ -302,6 +308,16 @@ class SplineLSTM:
         committee.share.zero_()
         straight = forecast(committee, lesson.held).double().numpy()[..., committee.middle]
         committee.share.copy_(torch.from_numpy(_share(actual, said, straight, squared=self.loss == "mse")))
+
+    def _nlinear(self, lesson: Lesson) -> tuple[torch.Tensor, torch.Tensor]:
+        """NLinear by ridge on the training windows: weights (L, H) and intercept (H,), of all targets together."""
+        import torch
+
+        targets = lesson.shape.targets
+        rows = np.linspace(0, len(lesson.train) - 1, min(len(lesson.train), BLEND_WINDOWS // targets)).astype(np.int64)
+        batch = lesson.train.batch(torch.from_numpy(np.unique(rows)))
+        found = fit_nlinear(_by_target(batch.past, targets), _by_target(_nan_where_hidden(batch), targets))
+        return torch.from_numpy(found.weights), torch.from_numpy(found.intercept)
 
     def _calibrate(self, lesson: Lesson) -> None:
         import torch
@@ -467,9 +483,9 @@ class SplineLSTM:
 
 
 ARGUMENTS = (
-    "horizon", "lookback", "encoder", "hidden_size", "layers", "segment", "quantiles", "loss", "max_epochs", "patience", "batch_size",
-    "epoch_windows", "learning_rate", "weight_decay", "dropout", "clip", "average", "calibration", "calibrate", "cleaning",
-    "ensemble", "blend", "device", "threads", "operations", "random_state",
+    "horizon", "lookback", "encoder", "hidden_size", "layers", "segment", "decoder", "skip", "quantiles", "loss", "max_epochs",
+    "patience", "batch_size", "epoch_windows", "learning_rate", "weight_decay", "dropout", "clip", "average", "calibration",
+    "calibrate", "cleaning", "ensemble", "blend", "device", "threads", "operations", "random_state",
 )  # fmt: skip
 
 

@@ -8,10 +8,16 @@
     attention_lstm  an LSTM whose states are summed with weights that the last state asks for (Luong et al. 2015, "dot")
     linear          nothing: only the linear skip and the widths (Zeng et al. 2023, "NLinear")
 
+    decoder         what it does with the summary
+    direct          one linear layer to all steps ahead
+    segments        of seglstm: one more step of its LSTM per segment ahead, all of them at once, each asked for by a learned place
+                    and by what is known of the series (SegRNN's parallel multi-step forecast); fewer weights on long horizons
+
 Beside the encoder runs a linear skip from past to future that is initialised to the mean of the past: an untrained network
-forecasts that mean, and training goes on from there. The widths between quantiles are counted in how much a window moves, so
-that they follow when a series becomes calmer or wilder than it was in training. Targets are forecast independently of each
-other with shared weights (Nie et al. 2023), each seeing its own past and all that is not a target.
+forecasts that mean, and training goes on from there (`skip: nlinear`: from the ridge solution). The widths between quantiles
+are counted in how much a window moves, so that they follow when a series becomes calmer or wilder than it was in training.
+Targets are forecast independently of each other with shared weights (Nie et al. 2023), each seeing its own past and all that
+is not a target.
 """
 
 from __future__ import annotations
@@ -26,6 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 EncoderName = Literal["seglstm", "lstm", "gru", "attention_lstm", "bilstm", "linear"]
+DecoderName = Literal["direct", "segments"]
 ENCODERS: tuple[EncoderName, ...] = get_args(EncoderName)
 
 
@@ -61,6 +68,8 @@ class Forecaster(nn.Module):
 
     encoder, hidden_size, layers, dropout   of the recurrent part
     segment   P, steps per segment of seglstm; where P does not divide L the oldest segment is filled up with the oldest value
+    decoder   direct, or segments (of P steps, H at most; where that does not divide H the last one is cut)
+    skip      False: no linear skip, the encoder alone speaks
     """
 
     def __init__(
@@ -72,8 +81,12 @@ class Forecaster(nn.Module):
         layers: int = 1,
         segment: int = 24,
         dropout: float = 0.0,
+        decoder: DecoderName = "direct",
+        skip: bool = True,
     ) -> None:
         super().__init__()
+        if decoder == "segments" and encoder != "seglstm":
+            raise ValueError(f"decoder segments goes on with the LSTM of seglstm; got encoder {encoder!r}")
         if 0.5 not in shape.levels or list(shape.levels) != sorted(set(shape.levels)):
             raise ValueError(f"levels are ascending, 0.5 among them; got {shape.levels}")
         if not 1 <= shape.targets <= shape.channels:
@@ -81,18 +94,27 @@ class Forecaster(nn.Module):
         self.shape = shape
         width = 1 + shape.channels - shape.targets
         self.encoder = encoder_of(encoder, shape.lookback, width, hidden_size, layers, min(segment, shape.lookback), dropout)
-        self.skip = nn.Linear(shape.lookback, shape.horizon)
-        nn.init.constant_(self.skip.weight, 1 / shape.lookback)
-        nn.init.zeros_(self.skip.bias)
+        self.skip = nn.Linear(shape.lookback, shape.horizon) if skip else None
+        if self.skip is not None:
+            nn.init.constant_(self.skip.weight, 1 / shape.lookback)
+            nn.init.zeros_(self.skip.bias)
         self.of_target = nn.Embedding(shape.targets, hidden_size) if shape.targets > 1 else None
         self.of_static = nn.Linear(shape.static, hidden_size) if shape.static else None
         self.of_codes = nn.ModuleList(nn.Embedding(count + 1, hidden_size) for count in shape.categories)
         self.dropout = nn.Dropout(dropout)
-        self.head = QuantileHead(hidden_size, shape.horizon, shape.levels)
+        self.places = SegmentsAhead(hidden_size, shape.horizon, min(segment, shape.horizon)) if decoder == "segments" else None
+        self.head = QuantileHead(hidden_size, self.places.segment if self.places else shape.horizon, shape.levels, silent=skip)
         self.ahead = StepsAhead(hidden_size, shape.future, len(shape.levels)) if shape.future else None
         for table in (self.of_target, *self.of_codes):
             if table is not None:
                 nn.init.normal_(table.weight, std=0.02)  # a value never seen in training says almost nothing
+
+    def start(self, weights: Tensor, intercept: Tensor) -> None:
+        """The skip begins with these weights (L, H) and intercept (H,) of windows less their last value."""
+        assert self.skip is not None, "a network without a skip has nothing that could begin there"
+        with torch.no_grad():
+            self.skip.weight.copy_(weights.T)
+            self.skip.bias.copy_(intercept)
 
     def forward(self, past: Tensor, future: Tensor | None = None, static: Tensor | None = None, codes: Tensor | None = None) -> Tensor:
         s = self.shape
@@ -106,17 +128,23 @@ class Forecaster(nn.Module):
         if s.channels > n:
             rest = past[:, :, n:].unsqueeze(1).expand(-1, n, -1, -1).reshape(-1, s.lookback, s.channels - n)
             inputs = torch.cat([inputs, rest], dim=2)  # (B n, L, 1 + C - n)
-        summary = self.encoder(inputs)  # (B n, D)
         known = self._known(static, codes, len(past))
-        if known is not None:
-            summary = summary + known
-        summary = self.dropout(summary)
-        raw = self.head.raw(summary)  # (B n, H, Q)
+        if self.places is None:
+            summary = self.encoder(inputs)  # (B n, D)
+            summary = self.dropout(summary if known is None else summary + known)
+            raw = self.head.raw(summary)  # (B n, H, Q)
+        else:
+            assert isinstance(self.encoder, SegmentLSTM)  # __init__ saw to that
+            states = self.encoder.states(inputs)
+            summary = self.dropout(states[0][-1] if known is None else states[0][-1] + known)
+            raw = self.head.raw(self.dropout(self.places(self.encoder.lstm, states, known)))  # (B n M, P, Q)
+            raw = raw.reshape(len(summary), -1, len(s.levels))[:, : s.horizon]
         if self.ahead is not None:
             if future is None or future.shape[1:] != (s.horizon, s.future):
                 raise ValueError(f"future is (B, {s.horizon}, {s.future}); got {None if future is None else tuple(future.shape)}")
             raw = raw + self.ahead(summary, future.repeat_interleave(n, 0) if n > 1 else future)
-        fan = self.head.fan(raw, self.skip(own), movement(own))  # (B n, H, Q)
+        base = own.new_zeros(()) if self.skip is None else self.skip(own)
+        fan = self.head.fan(raw, base, movement(own))  # (B n, H, Q)
         fan = fan.reshape(-1, n, s.horizon, len(s.levels)).transpose(1, 2)  # (B, H, n, Q)
         return fan + last[:, None, :, None]
 
@@ -159,10 +187,10 @@ def movement(own: Tensor) -> Tensor:
 class QuantileHead(nn.Module):
     """Quantiles that cannot cross: the median, and outwards from it a running sum of positive widths (softplus).
 
-    summary (B, D) -> raw (B, H, Q) -> fan (B, H, Q), ascending along Q.
+    summary (B, D) -> raw (B, H, Q) -> fan (B, H, Q), ascending along Q. `silent`: the median is 0 at first, whatever the summary.
     """
 
-    def __init__(self, hidden_size: int, horizon: int, levels: Sequence[float]) -> None:
+    def __init__(self, hidden_size: int, horizon: int, levels: Sequence[float], *, silent: bool = True) -> None:
         super().__init__()
         self.horizon, self.count, self.middle = horizon, len(levels), list(levels).index(0.5)
         self.linear = nn.Linear(hidden_size, horizon * self.count)
@@ -170,13 +198,14 @@ class QuantileHead(nn.Module):
             bias = self.linear.bias.view(horizon, self.count)
             bias.fill_(math.log(math.expm1(0.3)))  # widths of that unit at first
             bias[:, self.middle] = 0.0
-            self.linear.weight.view(horizon, self.count, hidden_size)[:, self.middle] = 0.0  # at first the skip alone speaks
+            if silent:  # at first the skip alone speaks
+                self.linear.weight.view(horizon, self.count, hidden_size)[:, self.middle] = 0.0
 
     def raw(self, summary: Tensor) -> Tensor:
         return self.linear(summary).reshape(-1, self.horizon, self.count)  # type: ignore[no-any-return]
 
     def fan(self, raw: Tensor, base: Tensor, unit: Tensor) -> Tensor:
-        """raw (B, H, Q), base (B, H) added to the median, unit (B, 1) of the widths."""
+        """raw (B, H, Q), base (B, H) or () added to the median, unit (B, 1) of the widths."""
         middle = raw[..., self.middle : self.middle + 1] + base.unsqueeze(-1)
         if self.count == 1:
             return middle
@@ -200,6 +229,26 @@ class StepsAhead(nn.Module):
     def forward(self, summary: Tensor, future: Tensor) -> Tensor:
         said: Tensor = self.out(functional.relu(self.of_summary(summary).unsqueeze(1) + self.of_step(future)))
         return said
+
+
+class SegmentsAhead(nn.Module):
+    """Summaries (B M, D) of M segments of P steps ahead, from the states of the encoder's LSTM and what is known (B, D).
+
+    Each segment is one step of that LSTM from the same states, so that no error is handed on from one to the next.
+    """
+
+    def __init__(self, hidden_size: int, horizon: int, segment: int) -> None:
+        super().__init__()
+        self.segment, self.segments = segment, -(-horizon // segment)
+        self.place = nn.Parameter(torch.randn(self.segments, hidden_size))
+
+    def forward(self, lstm: nn.LSTM, states: tuple[Tensor, Tensor], known: Tensor | None) -> Tensor:
+        hidden, cell = (state.repeat_interleave(self.segments, 1) for state in states)  # (layers, B M, D)
+        asked = self.place.repeat(states[0].shape[1], 1)
+        if known is not None:
+            asked = asked + known.repeat_interleave(self.segments, 0)
+        said, _ = lstm(asked.unsqueeze(1), (hidden, cell))
+        return said[:, 0]  # type: ignore[no-any-return]
 
 
 # --- encoders: (B, L, c) -> (B, D) ----------------------------------------------------------------------------------------
@@ -229,11 +278,20 @@ class SegmentLSTM(nn.Module):
         self.lstm = nn.LSTM(hidden_size, hidden_size, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.lstm(self._pieces(x))
+        return states[:, -1]  # type: ignore[no-any-return]
+
+    def states(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(layers, B, D) twice: where a decoder goes on."""
+        _, (hidden, cell) = self.lstm(self._pieces(x))
+        return hidden, cell
+
+    def _pieces(self, x: Tensor) -> Tensor:
+        """(B, L / P, D)"""
         if self.short:
             x = torch.cat([x[:, :1].expand(-1, self.short, -1), x], dim=1)
         pieces = x.reshape(x.shape[0], self.segments, -1)  # (B, L / P, P c)
-        states, _ = self.lstm(self.dropout(functional.relu(self.embed(pieces))))
-        return states[:, -1]  # type: ignore[no-any-return]
+        return self.dropout(functional.relu(self.embed(pieces)))  # type: ignore[no-any-return]
 
 
 class Recurrent(nn.Module):

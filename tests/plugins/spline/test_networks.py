@@ -28,11 +28,14 @@ def shaken(network):
     return network
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
+KINDS = [*({"encoder": encoder} for encoder in ENCODERS), {"decoder": "segments"}, {"decoder": "segments", "skip": False, "layers": 2}]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 @pytest.mark.parametrize("lookback", [24, 23, 5])
-def test_shapes_with_everything_known_and_segments_that_do_not_divide(encoder, lookback):
+def test_shapes_with_everything_known_and_segments_that_do_not_divide(kind, lookback):
     shape = Shape(lookback, 7, targets=2, channels=5, future=3, static=2, categories=(4, 2), levels=LEVELS)
-    network = shaken(Forecaster(shape, encoder=encoder, hidden_size=8, segment=6))
+    network = shaken(Forecaster(shape, **kind, hidden_size=8, segment=6))
     past, future, static = torch.randn(3, lookback, 5), torch.randn(3, 7, 3), torch.randn(3, 2)
     codes = torch.tensor([[0, 0], [4, 2], [1, 1]])
     fan = network(past, future, static, codes)
@@ -42,10 +45,10 @@ def test_shapes_with_everything_known_and_segments_that_do_not_divide(encoder, l
     assert torch.allclose(moved, fan + 100 * torch.tensor([1.0, 2])[:, None], atol=1e-2)  # the level of a window is only added
 
 
-@pytest.mark.parametrize("encoder", ENCODERS)
-def test_each_input_matters_and_each_window_only_for_itself(encoder):
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_each_input_matters_and_each_window_only_for_itself(kind):
     shape = Shape(12, 4, targets=2, channels=3, future=2, static=1, categories=(3,), levels=LEVELS)
-    network = shaken(Forecaster(shape, encoder=encoder, hidden_size=8, segment=5))
+    network = shaken(Forecaster(shape, **kind, hidden_size=8, segment=5))
     inputs = [torch.randn(4, 12, 3), torch.randn(4, 4, 2), torch.randn(4, 1), torch.tensor([[1], [2], [3], [0]])]
     whole = network(*inputs)
     for number in range(4):
@@ -64,6 +67,47 @@ def test_an_untrained_network_forecasts_the_mean_of_the_window(encoder):
     network = Forecaster(Shape(24, 6, levels=LEVELS), encoder=encoder, hidden_size=8, segment=6)
     past = torch.randn(5, 24, 1)
     assert torch.allclose(network(past)[..., 0, 2], past.mean(dim=1).expand(-1, 6), atol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", ["direct", "segments"])
+def test_an_untrained_network_forecasts_nlinear_where_the_skip_begins_there(decoder):
+    network = Forecaster(Shape(24, 10, targets=2, channels=2, levels=LEVELS), hidden_size=8, segment=6, decoder=decoder)
+    weights, intercept, past = torch.randn(24, 10), torch.randn(10), torch.randn(5, 24, 2)
+    network.start(weights, intercept)
+    last = past[:, -1:]
+    straight = torch.einsum("bln,lh->bhn", past - last, weights) + intercept[:, None] + last
+    assert torch.allclose(network(past)[..., 2], straight, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_each_segment_ahead_is_one_more_step_of_the_lstm_from_the_same_states(layers):
+    """Against the segments one by one, as SegRNN has them; the last one is cut where P does not divide H."""
+    shape = Shape(13, 10, targets=2, channels=2, static=1, levels=(0.5,))
+    network = shaken(Forecaster(shape, hidden_size=8, layers=layers, segment=4, decoder="segments", skip=False))
+    past, static = torch.randn(3, 13, 2), torch.randn(3, 1)
+    said = network(past, static=static)
+    for row in range(3):
+        for target in range(2):
+            own = past[row, :, target] - past[row, -1, target]
+            pieces = torch.cat([own[:1].repeat(3), own]).reshape(4, 4)  # filled up with the oldest value
+            _, states = network.encoder.lstm(torch.relu(network.encoder.embed(pieces)))
+            known = network.of_target.weight[target] + network.of_static(static[row])
+            steps = [network.head.linear(network.encoder.lstm((place + known)[None], states)[0][0]) for place in network.places.place]
+            assert torch.allclose(said[row, :, target, 0], torch.cat(steps)[:10] + past[row, -1, target], atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_weight_is_learned_from(kind):
+    network = shaken(Forecaster(Shape(12, 7, targets=2, channels=3, future=2, static=1, categories=(3,), levels=LEVELS), **kind, segment=5))
+    fan = network(torch.randn(8, 12, 3), torch.randn(8, 7, 2), torch.randn(8, 1), torch.tensor([[0], [1], [2], [3]] * 2))
+    Objective("pinball", LEVELS)(fan, torch.randn(8, 7, 2) * 10, None).backward()
+    silent = [name for name, value in network.named_parameters() if not bool((value.grad != 0).any())]
+    assert silent == []
+
+
+def test_a_decoder_of_segments_needs_their_encoder():
+    with pytest.raises(ValueError, match="seglstm"):
+        Forecaster(Shape(12, 4), encoder="gru", decoder="segments")
 
 
 def test_wrong_shapes_are_named():

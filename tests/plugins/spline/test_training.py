@@ -53,6 +53,30 @@ def test_each_encoder_learns_a_sine_far_better_than_naive(encoder):
     assert error < 0.25 * np.abs(past[:, -1:] - future).mean()
 
 
+@pytest.mark.parametrize("skip", ["mean", "nlinear", "none"])
+def test_a_decoder_of_segments_learns_too_and_is_kept_whole(skip, tmp_path):
+    model = SplineLSTM(**SMALL, decoder="segments", skip=skip, segment=4, blend="auto").fit(wave(channels=2))
+    past, future = pasts(wave(200, seed=1, channels=2), 24, 6)
+    said = model.predict_windows(past)
+    assert np.abs(said[..., 1] - future).mean() < 0.25 * np.abs(past[:, -1:] - future).mean()
+    model.save(tmp_path)
+    assert SplineLSTM.load(tmp_path).predict_windows(past).tobytes() == said.tobytes()
+
+
+def test_a_skip_that_begins_at_nlinear_is_nlinear_before_it_learns():
+    values = wave(channels=2)
+    model = SplineLSTM(**{**SMALL, "learning_rate": 1e-12, "weight_decay": 0.0}, skip="nlinear", calibrate=False).fit(
+        values[:500], validation=values[500:]
+    )
+    scaled = (values - values[:500].mean(axis=0)) / values[:500].std(axis=0)
+    past, future = (part.transpose(0, 2, 1).reshape(-1, part.shape[1]) for part in pasts(scaled[:500], 24, 6))
+    learned = fit_nlinear(past, future)
+    asked, _ = pasts(values[500:], 24, 6)
+    said = (model.predict_windows(asked)[..., 1] - values[:500].mean(axis=0)) / values[:500].std(axis=0)
+    straight = learned.predict(((asked - values[:500].mean(axis=0)) / values[:500].std(axis=0)).transpose(0, 2, 1).reshape(-1, 24))
+    assert np.allclose(said.transpose(0, 2, 1).reshape(-1, 6), straight, atol=1e-4)  # float32
+
+
 def test_same_seed_same_bits_and_another_seed_others():
     one, two = (SplineLSTM(**SMALL, dropout=0.2, ensemble=2).fit(wave()) for _ in range(2))
     assert weights(one) == weights(two)
@@ -296,6 +320,8 @@ def test_with_operations_it_goes_back_and_on_and_resumes_to_the_same_bits(tmp_pa
 def test_bad_arguments_are_told_all_at_once():
     problems = SplineLSTM.check({"horizon": 0, "quantiles": [0.9, 0.1], "encoder": "lsmt", "blend": 2, "loss": "l1"}, {}, "local")
     assert [problem.key[0] for problem in problems] == ["horizon", "blend", "encoder", "loss", "quantiles"]
+    problems = SplineLSTM.check({"encoder": "gru", "decoder": "segments", "skip": "no"}, {}, "local")
+    assert [problem.key[0] for problem in problems] == ["skip", "decoder"]
     for wrong in ({"rule": {}}, {"rules": {"loss_spyke": {}}}, {"rollback": {"back": 1}}, {"rules": {"loss_spike": {"warm": 1}}}):
         assert [problem.key[0] for problem in SplineLSTM.check({"operations": wrong}, {}, "local")] == ["operations"]
     assert SplineLSTM.check(SplineLSTM(operations={"rules": {"nonfinite": False}}).arguments(), {}, "local") == []
