@@ -164,16 +164,17 @@ class Environments:
             self.exact = self._proved()
             self._proofs += 1
         copies: list[dict[str, Any]] = []
+        discrete = self.action.kind == "discrete"
         for i, env in enumerate(self._copies):
             if self._keeps_state:
                 copies.append({"state": plain(inner(env, "get_state")())})
                 continue
-            kept = {"random": _random_of(env)}
-            if self.exact is not False and len(self._histories[i]) <= LONGEST_REPLAY:
-                history = self._histories[i]
-                kept["before"] = _as_json(self._before[i])
-                kept["actions"] = list(history) if self.action.kind == "discrete" else plain(np.asarray(history))
-            copies.append(kept)
+            history = self._histories[i]
+            if self.exact is not False and len(history) <= LONGEST_REPLAY:  # playing it again brings back the random state, too
+                actions = list(history) if discrete else plain(np.asarray(history))
+                copies.append({"before": _as_json(self._before[i]), "actions": actions})
+            else:
+                copies.append({"random": _random_of(env)})
         return {
             "copies": copies, "observations": plain(self.observations), "returns": list(self.returns), "lengths": list(self.lengths),
             "steps": self.steps, "nonfinite": self.nonfinite, "exact": self.exact is not False,
@@ -338,7 +339,10 @@ def inner(env: Any, name: str) -> Any:
 
 
 def generator_of(env: Any) -> np.random.Generator | None:
-    generator = getattr(getattr(env, "unwrapped", env), "np_random", None)
+    try:
+        generator = env.unwrapped.np_random
+    except AttributeError:
+        generator = getattr(getattr(env, "unwrapped", env), "np_random", None)
     return generator if isinstance(generator, np.random.Generator) else None
 
 

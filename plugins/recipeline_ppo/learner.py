@@ -72,6 +72,7 @@ class Learner:
         self._told = config.as_json()
         self._set: dict[str, float] = {}
         self._broken = False
+        self._spaces = {"observation": environments.observation.info(), "action": environments.action.info()}
         environments.max_nonfinite = config.max_nonfinite
         environments.start(worlds)
         self._x = self._seen(environments.observations)
@@ -142,7 +143,7 @@ class Learner:
 
     def policy(self) -> Policy:
         """The policy as it is now; training on does not change it."""
-        arrays = {name: array for name, array in self.backend.arrays().items() if not name.startswith("adam.")}
+        arrays = {name: np.array(array, order="C") for name, array in self.backend.arrays().items() if not name.startswith("adam.")}
         return Policy.of({**arrays, **self._moments()}, self._policy_info(), network=self.config.policy)
 
     def state(self) -> State:
@@ -234,8 +235,7 @@ class Learner:
             "hidden": list(self.config.hidden),
             "activation": self.config.activation,
             "squash": self.config.squash,
-            "observation": self.environments.observation.info(),
-            "action": self.environments.action.info(),
+            **self._spaces,
             "normalizer": None if normal is None else {"clip": normal.clip, "epsilon": normal.epsilon, "count": normal.count},
         }
 

@@ -55,8 +55,8 @@ class NumpyBackend:
         return self.network.layout.named(self.network.parameters)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Copies of parameters by name, and of the moments."""
-        kept = {name: np.array(view, order="C") for name, view in self.named().items()}
+        """Copies of parameters by name, views of one array, and of the moments."""
+        kept = self.network.layout.named(self.network.parameters.copy())
         return {**kept, "adam.first": self.adam.first.copy(), "adam.second": self.adam.second.copy()}
 
     def info(self) -> dict[str, Any]:
