@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -55,9 +55,14 @@ class NumpyBackend:
         return self.network.layout.named(self.network.parameters)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Copies of parameters by name, views of one array, and of the moments."""
-        kept = self.network.layout.named(self.network.parameters.copy())
-        return {**kept, "adam.first": self.adam.first.copy(), "adam.second": self.adam.second.copy()}
+        """Copies of parameters by name, and of the moments."""
+        return self.capture()[1]()
+
+    def capture(self) -> tuple[tuple[NDArray[Any], ...], Callable[[], dict[str, NDArray[Any]]]]:
+        """Copies of all numbers, and what names them."""
+        parameters, first, second = self.network.parameters.copy(), self.adam.first.copy(), self.adam.second.copy()
+        named = self.network.layout.named
+        return (parameters, first, second), lambda: {**named(parameters), "adam.first": first, "adam.second": second}
 
     def info(self) -> dict[str, Any]:
         return {"adam_steps": self.adam.steps}

@@ -25,7 +25,7 @@ from recipeline.stores.ledgers import Ledger
 from recipeline_ppo.checkpoints import SHARE, CheckpointFolder
 from recipeline_ppo.config import SCHEDULED
 from recipeline_ppo.feedback import Retuner, RetunerSettings
-from recipeline_ppo.learner import Learner, State
+from recipeline_ppo.learner import Capture, Learner, State
 from recipeline_ppo.monitoring import Exporter, OperationsMetricsCollector, Several
 
 EVENTS, UPDATES = "ops_events.jsonl", "updates.jsonl"
@@ -214,6 +214,7 @@ class _Loop:
             self.writer = CheckpointFolder(record.folder / "checkpoints", identity=whose, share=given["share"], events=events, clock=clock)
             self.writer.refuse_foreign()
             self.writer.before = lambda: record.flush(events)
+        self._get_state = learner.capture
         self.harness = operations.harness(learner, self.writer if self.writer is not None else InMemory(), events)
         self.retuner = self._retuner(operations, evaluate)
         self.inexact = False
@@ -279,10 +280,6 @@ class _Loop:
             if self.harness.rotation.strict:
                 raise
             self.events.emit("checkpoint_failed", step=self.learner.step, reason=str(error))
-
-    def _get_state(self) -> dict[str, Any]:
-        state = self.learner.state()
-        return {"arrays": state.arrays, "info": state.info}
 
     def _set_state(self, state: Mapping[str, Any], advance: int) -> None:
         exact = self.learner.restore(State(dict(state["arrays"]), dict(state["info"])), advance=advance)
@@ -392,12 +389,10 @@ def _identity(learner: Learner) -> dict[str, Any]:
 
 def _not_finite(whole: Mapping[str, Any]) -> str | None:
     """The place of what is not finite in what was learned; environments are looked at when they step, metrics after every update."""
-    arrays, rewards = whole["state"]["arrays"], whole["state"]["info"]["rewards"]
-    # Parameters are views of few buffers, which are looked at; only where one is not finite does it matter whose it is.
-    owners = {id(owner): owner for array in arrays.values() for owner in (array if array.base is None else array.base,)}
-    if any(nonfinite_in(owner) for owner in owners.values()) and (place := nonfinite_in(arrays)):
-        return place
-    return None if rewards is None else nonfinite_in(rewards, "rewards")
+    state: Capture = whole["state"]
+    if any(map(nonfinite_in, state.buffers)):
+        return nonfinite_in(state["arrays"])
+    return None if state.rewards is None else nonfinite_in(state.rewards, "rewards")
 
 
 def _number(value: Any) -> bool:
