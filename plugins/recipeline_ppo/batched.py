@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -157,7 +157,11 @@ class BatchedEnvironments(Environments):
         self._check_masks()
         return rewards, terminated, ended, dropped.tolist()
 
-    def snapshot(self) -> dict[str, Any]:
+    def capture(self) -> Callable[[], dict[str, Any]]:
+        kept = self._snapshot()
+        return lambda: kept
+
+    def _snapshot(self) -> dict[str, Any]:
         state = plain(self._batch.get_state() if self._keeps_state else _snapshot(self._batch))
         return {
             "batch": state, "observations": plain(self.observations), "returns": plain(self._returns), "lengths": plain(self._lengths),

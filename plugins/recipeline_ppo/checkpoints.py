@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from recipeline.stores import files
 from recipeline.stores.atomic import TEMPORARY
 
 FORMAT = 1
+SHARE = 0.005
 ARRAYS, DOCUMENT, HASHES, STATUS = "state.safetensors", "state.json", "hashes.json", "status.json"
 PLACE = "$array"  # in the document, where an array was
 
@@ -37,7 +37,7 @@ PLACE = "$array"  # in the document, where an array was
 class _Held:
     """One checkpoint: its state while it is in memory, and how much of it the disk knows."""
 
-    info: dict[str, Any]
+    info: Mapping[str, Any]  # replaced, never changed
     state: Any = None
     stored: bool = False  # the disk has this state
     told: Any = None  # the status that the disk has
@@ -48,8 +48,9 @@ class CheckpointFolder:
 
     identity   {name: JSON value}: whose checkpoints these are; one that was written under another is not touched, and named in `foreign`
     share      of the time that may go into writing: training that makes a checkpoint every few milliseconds would spend its time
-               in fsync, so those that come too quickly go to the disk together, and those that were replaced meanwhile never.
-               With 0.01 a crash costs at most a hundred times what writing takes, a few seconds as a rule. 1: each at once
+               in fsync, so those that come too quickly wait, until writing all that wait, at the pace of the last time, stays
+               within the share; those that were replaced meanwhile are never written.
+               With 0.005 a crash costs at most two hundred times what writing takes, a few seconds as a rule. 1: each at once
 
     In memory the checkpoints of this process stay as they are, so rolling back needs no disk. Raises Exhausted (7) for a full
     disk or a read-only folder: what was written before is whole, and is written again the next time.
@@ -60,18 +61,22 @@ class CheckpointFolder:
         folder: str | Path,
         *,
         identity: Mapping[str, Any] | None = None,
-        share: float = 0.01,
+        share: float = SHARE,
         events: Events | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"share lies in (0, 1]; got {share}")
+        _library()  # missing, it is said before anything is trained; and the first checkpoint takes no longer than others
         self.folder, self.share = Path(folder), share
         self.identity = json.loads(files.to_json(dict(identity or {})))
         self.events = events or Silent()
         self.before: Callable[[], None] | None = None  # called before anything is written: a record that must not lag behind
         self._clock = clock
-        self._due = -math.inf  # when the next flush may be
+        self._began = clock()
+        self._spent = 0.0  # seconds in which others were written
+        self._each = 0.0  # seconds for one checkpoint in the last flush
+        self._over = False
         self._held: dict[str, _Held] = {}
         self._gone: set[str] = set()  # deleted, but still on the disk
         self.foreign: dict[str, str] = {}
@@ -83,7 +88,7 @@ class CheckpointFolder:
     def write(self, name: str, state: Any, info: Mapping[str, Any]) -> Path:
         self._held[name] = _Held(dict(info), state)
         self._gone.discard(name)
-        if self.share == 1 or self._clock() >= self._due:
+        if self.share == 1 or (not self._over and self._affordable()):
             self.flush()
         return self.folder / name
 
@@ -107,13 +112,18 @@ class CheckpointFolder:
             if self.share == 1:
                 self._remove()
 
-    def infos(self) -> dict[str, dict[str, Any]]:
-        return {name: dict(held.info) for name, held in self._held.items()}
+    def infos(self) -> dict[str, Mapping[str, Any]]:
+        return {name: held.info for name, held in self._held.items()}
 
     # --- the disk ---
 
     def settle(self) -> None:
-        """Training is over: what is in memory only, and could only have become something in more of it, is forgotten."""
+        """Training is over but for its last checkpoint, which `flush` writes; what is in memory only, and could only have become
+        something in more of it, is then forgotten.
+        """
+        self._over = True
+
+    def _forget(self) -> None:
         newest = max(self._held, key=lambda name: self._held[name].info["step"], default="")
         scored = [name for name, held in self._held.items() if held.info["score"] is not None]
         best = max(scored, key=lambda name: self._held[name].info["score"], default="")
@@ -123,12 +133,25 @@ class CheckpointFolder:
 
     def flush(self) -> None:
         """The disk holds what memory holds when this returns: new ones first, then what became of the others, then removals."""
+        if self._over:
+            self._forget()
+        waiting = self._waiting()
         began = self._clock()
         try:
             self._write_all()
         finally:
-            now = self._clock()
-            self._due = now + (now - began) * (1 / self.share - 1)
+            took = self._clock() - began
+            self._spent += took
+            self._each = took / max(1, waiting)
+
+    def _waiting(self) -> int:
+        return sum(not held.stored for held in self._held.values())
+
+    def _affordable(self) -> bool:
+        """Whether writing stays within its share of the time; the first is written at once."""
+        if self._spent == 0.0:
+            return True
+        return self._spent + self._each * self._waiting() <= self.share * (self._clock() - self._began)
 
     def _write_all(self) -> None:
         if self.before is not None:
@@ -225,6 +248,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 # --- inside ---
 
+_PLAIN = frozenset({int, float, str, bool, type(None)})  # JSON as it is
+
 
 def _status(info: Mapping[str, Any]) -> dict[str, Any]:
     return {key: info[key] for key in ("step", "status", "score", "pinned")}
@@ -282,11 +307,14 @@ def _shown(path: Path) -> str:
 def _take(value: Any, where: str, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
     """The value with its arrays taken out into `arrays`, under their place."""
     if isinstance(value, Mapping):
-        return {str(key): _take(item, f"{where}.{key}" if where else str(key), arrays) for key, item in value.items()}
+        return {
+            str(key): item if type(item) in _PLAIN else _take(item, f"{where}.{key}" if where else str(key), arrays)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        if value and isinstance(value[0], float):  # long windows of numbers: nothing to take out
+        if _PLAIN.issuperset(map(type, value)):  # long windows of numbers: nothing to take out
             return list(value)
-        return [_take(item, f"{where}.{number}", arrays) for number, item in enumerate(value)]
+        return [item if type(item) in _PLAIN else _take(item, f"{where}.{number}", arrays) for number, item in enumerate(value)]
     if isinstance(value, np.generic):
         return value.item()
     array = _as_array(value)
@@ -300,16 +328,18 @@ def _put(value: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
     if isinstance(value, dict):
         return arrays[value[PLACE]] if value.keys() == {PLACE} else {key: _put(item, arrays) for key, item in value.items()}
     if isinstance(value, list):
-        return value if value and isinstance(value[0], float) else [_put(item, arrays) for item in value]
+        return value if _PLAIN.issuperset(map(type, value)) else [_put(item, arrays) for item in value]
     return value
 
 
 def copied(value: Any) -> Any:
     """A copy that nobody else changes: arrays and tensors as arrays."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Mapping):
         return {key: copied(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return list(value) if value and isinstance(value[0], float) else [copied(item) for item in value]
+        return list(value) if _PLAIN.issuperset(map(type, value)) else [copied(item) for item in value]
     array = _as_array(value)
     return value if array is None else array.copy()
 

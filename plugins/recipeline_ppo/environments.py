@@ -160,25 +160,37 @@ class Environments:
 
     def snapshot(self) -> dict[str, Any]:
         """All that is needed to go on from here, as JSON; episodes that are running come back where `exact` says so."""
+        return self.capture()()
+
+    def capture(self) -> Callable[[], dict[str, Any]]:
+        """What makes the snapshot of this moment, now or later: of most nobody ever asks."""
         if self._replays and self._proofs < PROOFS and self.exact is not False and any(self._histories):
             self.exact = self._proved()
             self._proofs += 1
-        copies: list[dict[str, Any]] = []
-        for i, env in enumerate(self._copies):
-            if self._keeps_state:
-                copies.append({"state": plain(inner(env, "get_state")())})
-                continue
-            kept = {"random": _random_of(env)}
-            if self.exact is not False and len(self._histories[i]) <= LONGEST_REPLAY:
-                history = self._histories[i]
-                kept["before"] = _as_json(self._before[i])
-                kept["actions"] = list(history) if self.action.kind == "discrete" else plain(np.asarray(history))
-            copies.append(kept)
-        return {
-            "copies": copies, "observations": plain(self.observations), "returns": list(self.returns), "lengths": list(self.lengths),
-            "steps": self.steps, "nonfinite": self.nonfinite, "exact": self.exact is not False,
-            "masks": None if self.masks is None else plain(self.masks),
-        }  # fmt: skip
+        observations, masks = self.observations.copy(), None if self.masks is None else self.masks.copy()
+        returns, lengths, discrete = list(self.returns), list(self.lengths), self.action.kind == "discrete"
+        counts = {"steps": self.steps, "nonfinite": self.nonfinite, "exact": self.exact is not False}
+        if self._keeps_state:
+            states = [plain(inner(env, "get_state")()) for env in self._copies]
+        else:  # lists of actions only grow, and an episode begins a new one
+            replays = [
+                (before, history, len(history)) if self.exact is not False and len(history) <= LONGEST_REPLAY else _random_of(env)
+                for env, before, history in zip(self._copies, self._before, self._histories, strict=True)
+            ]
+
+        def replay(kept: Any) -> dict[str, Any]:
+            if not isinstance(kept, tuple):
+                return {"random": kept}
+            before, history, length = kept  # playing it again brings back the random state, too
+            actions = history[:length] if discrete else plain(np.asarray(history[:length]))
+            return {"before": _as_json(before), "actions": actions}
+
+        def made() -> dict[str, Any]:
+            copies = [{"state": state} for state in states] if self._keeps_state else [replay(kept) for kept in replays]
+            told = {"copies": copies, "observations": plain(observations), "returns": returns, "lengths": lengths}
+            return {**told, **counts, "masks": None if masks is None else plain(masks)}
+
+        return made
 
     def restore(self, snapshot: Mapping[str, Any]) -> bool:
         """Go on from a snapshot; False where a running episode could not be brought back and was started anew.
@@ -338,7 +350,10 @@ def inner(env: Any, name: str) -> Any:
 
 
 def generator_of(env: Any) -> np.random.Generator | None:
-    generator = getattr(getattr(env, "unwrapped", env), "np_random", None)
+    try:
+        generator = env.unwrapped.np_random
+    except AttributeError:
+        generator = getattr(getattr(env, "unwrapped", env), "np_random", None)
     return generator if isinstance(generator, np.random.Generator) else None
 
 

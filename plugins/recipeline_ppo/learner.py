@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -34,6 +35,33 @@ class State:
     info: dict[str, Any]
 
 
+class Capture(Mapping[str, Any]):
+    """{"arrays": …, "info": …} of a `State`, made when somebody looks: of most checkpoints nobody ever does.
+
+    buffers  every number that was learned, not by name
+    rewards  state of the reward normaliser, if there is one
+    """
+
+    def __init__(self, buffers: tuple[NDArray[Any], ...], rewards: Mapping[str, Any] | None, make: Callable[[], State]) -> None:
+        self.buffers, self.rewards, self._make = buffers, rewards, make
+        self._made: dict[str, Any] | None = None
+
+    def __getitem__(self, key: str) -> Any:
+        if self._made is None:
+            state = self._make()
+            self._made = {"arrays": state.arrays, "info": state.info}
+        return self._made[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("arrays", "info"))
+
+    def __len__(self) -> int:
+        return 2
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return {key: copy.deepcopy(self[key], memo) for key in self}
+
+
 class Backend(Protocol):
     """The numerical part: `numpy_backend` or `torch_backend`."""
 
@@ -48,6 +76,7 @@ class Backend(Protocol):
     def named(self) -> dict[str, Any]: ...
     def follow(self) -> None: ...
     def arrays(self) -> dict[str, NDArray[Any]]: ...
+    def capture(self) -> tuple[tuple[NDArray[Any], ...], Callable[[], dict[str, NDArray[Any]]]]: ...
     def info(self) -> dict[str, Any]: ...
     def restore(self, arrays: Mapping[str, NDArray[Any]], info: Mapping[str, Any]) -> None: ...
 
@@ -73,6 +102,7 @@ class Learner:
         self._told = config.as_json()
         self._set: dict[str, float] = {}
         self._broken = False
+        self._spaces = {"observation": environments.observation.info(), "action": environments.action.info()}
         environments.max_nonfinite = config.max_nonfinite
         environments.start(worlds)
         self._x = self._seen(environments.observations)
@@ -143,14 +173,22 @@ class Learner:
 
     def policy(self) -> Policy:
         """The policy as it is now; training on does not change it."""
-        arrays = {name: array for name, array in self.backend.arrays().items() if not name.startswith("adam.")}
+        arrays = {name: np.array(array, order="C") for name, array in self.backend.arrays().items() if not name.startswith("adam.")}
         return Policy.of({**arrays, **self._moments()}, self._policy_info(), network=self.config.policy)
 
     def state(self) -> State:
         """Copies of everything that training needs to go on as if it had never stopped."""
-        arrays = {**self.backend.arrays(), **self._moments(), "observations": self._x.copy()}
+        captured = self.capture()
+        return State(captured["arrays"], captured["info"])
+
+    def capture(self) -> Capture:
+        """The state of this moment, its numbers copied now, the rest put together when it is looked at."""
+        buffers, named = self.backend.capture()
+        others = {**self._moments(), "observations": self._x.copy()}
         if self.backend.memory is not None:
-            arrays["memory"] = self.backend.memory.copy()
+            others["memory"] = self.backend.memory.copy()
+        worlds = self.environments.capture()
+        rewards = None if self._rewards is None else self._rewards.state()
         info = {
             "step": self.step,
             "seed": self.seed,
@@ -158,11 +196,13 @@ class Learner:
             "policy": self._policy_info(),
             "random": {name: rng.bit_generator.state for name, rng in self._random.items()},
             "hparams": dict(self._set),
-            "rewards": None if self._rewards is None else self._rewards.state(),
-            "environments": self.environments.snapshot(),
-            "config": self._told,
+            "rewards": rewards,
         }
-        return State(arrays, info)
+        return Capture(
+            (*buffers, *others.values()),
+            rewards,
+            lambda: State({**named(), **others}, {**info, "environments": worlds(), "config": self._told}),
+        )
 
     def restore(self, state: State, *, advance: int = 0) -> bool:
         """Go on from a state; with `advance` > 0 from the same state with other random numbers, for they may have led astray.
@@ -235,8 +275,7 @@ class Learner:
             "hidden": list(self.config.hidden),
             "activation": self.config.activation,
             "squash": self.config.squash,
-            "observation": self.environments.observation.info(),
-            "action": self.environments.action.info(),
+            **self._spaces,
             "normalizer": None if normal is None else {"clip": normal.clip, "epsilon": normal.epsilon, "count": normal.count},
         }
 

@@ -6,6 +6,7 @@ The two networks share no parameter; their layers are computed side by side: act
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -27,19 +28,29 @@ class Layout:
         last = hidden[-1]
         shapes |= {"policy": (last, outputs), "policy_bias": (outputs,), "value": (last,), "value_bias": (1,), "log_std": (free,)}
         self.shapes = shapes
-        self.size = sum(int(np.prod(shape)) for shape in shapes.values())
+        self._places: dict[str, tuple[slice, tuple[int, ...]]] = {}
+        self.size = 0
+        for name, shape in shapes.items():
+            count = math.prod(shape)
+            self._places[name] = slice(self.size, self.size + count), shape
+            self.size += count
+        self._named = self._plan()
 
     def views(self, flat: Floats) -> dict[str, Floats]:
         """Every parameter as a view of `flat` (size,)."""
-        found, at = {}, 0
-        for name, shape in self.shapes.items():
-            count = int(np.prod(shape))
-            found[name] = flat[at : at + count].reshape(shape)
-            at += count
-        return found
+        return {name: flat[own].reshape(shape) for name, (own, shape) in self._places.items()}
 
     def named(self, flat: Floats) -> dict[str, Floats]:
         """The same numbers, as views, by the names a person looks for: policy.0.weight (out, in), policy.0.bias … log_std."""
+        size = flat.itemsize
+        return {
+            name: np.ndarray(shape, flat.dtype, flat, at * size, tuple([stride * size for stride in strides]))
+            for name, at, shape, strides in self._named
+        }
+
+    def _plan(self) -> list[tuple[str, int, tuple[int, ...], tuple[int, ...]]]:
+        """Name, first number, shape and strides, in numbers, of every view: every checkpoint asks for all of them."""
+        flat = np.zeros(self.size, dtype=np.float32)
         at, found = self.views(flat), {}
         for place, net in enumerate(("policy", "value")):
             for number, width in enumerate(self.hidden):
@@ -52,7 +63,11 @@ class Layout:
             found[f"{net}.{last}.bias"] = at[f"{net}_bias"]
         if self.free:
             found["log_std"] = at["log_std"]
-        return found
+        start = flat.__array_interface__["data"][0]
+        return [
+            (name, (view.__array_interface__["data"][0] - start) // 4, view.shape, tuple(stride // 4 for stride in view.strides))
+            for name, view in found.items()
+        ]
 
 
 class ActorCritic:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -59,8 +59,13 @@ class NumpyBackend:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Copies of parameters by name, and of the moments."""
-        kept = {name: np.array(view, order="C") for name, view in self.named().items()}
-        return {**kept, "adam.first": self.adam.first.copy(), "adam.second": self.adam.second.copy()}
+        return self.capture()[1]()
+
+    def capture(self) -> tuple[tuple[NDArray[Any], ...], Callable[[], dict[str, NDArray[Any]]]]:
+        """Copies of all numbers, and what names them."""
+        parameters, first, second = self.network.parameters.copy(), self.adam.first.copy(), self.adam.second.copy()
+        named = self.network.layout.named
+        return (parameters, first, second), lambda: {**named(parameters), "adam.first": first, "adam.second": second}
 
     def info(self) -> dict[str, Any]:
         return {"adam_steps": self.adam.steps}

@@ -174,6 +174,11 @@ class TorchBackend:
             kept = {name: _numpy(parameter) for name, parameter in self._parameters().items()}
         return {**kept, "adam.first": _numpy(self._moments["exp_avg"]), "adam.second": _numpy(self._moments["exp_avg_sq"])}
 
+    def capture(self) -> tuple[tuple[NDArray[Any], ...], Callable[[], dict[str, NDArray[Any]]]]:
+        """Copies of all numbers, and what names them."""
+        kept = self.arrays()
+        return tuple(kept.values()), lambda: kept
+
     def info(self) -> dict[str, Any]:
         return {"adam_steps": int(self._moments["step"])}
 

@@ -23,18 +23,19 @@ from recipeline.errors import Exhausted, Problem, RecipeError, did_you_mean
 from recipeline.operations import RULES, InMemory, NonFinite, OpsHarness, Relative, Rollback, Rotation, Rule, nonfinite_in, standard_rules
 from recipeline.operations.harness import EpisodeLog
 from recipeline.stores.ledgers import Ledger
-from recipeline_ppo.checkpoints import CheckpointFolder
+from recipeline_ppo.checkpoints import SHARE, CheckpointFolder
 from recipeline_ppo.config import SCHEDULED
 from recipeline_ppo.feedback import Retuner, RetunerSettings
-from recipeline_ppo.learner import Learner, State
+from recipeline_ppo.learner import Capture, Learner, State
 from recipeline_ppo.monitoring import Exporter, OperationsMetricsCollector, Several
 
 log = logging.getLogger("recipeline")
 
 EVENTS, UPDATES = "ops_events.jsonl", "updates.jsonl"
-CHECKPOINT: dict[str, Any] = {"every_steps": 500, "keep": 5, "probation": 10, "strict": False, "share": 0.01}
+CHECKPOINT: dict[str, Any] = {"every_steps": 500, "keep": 5, "probation": 10, "strict": False, "share": SHARE}
 METRICS = ("textfile", "gateway", "job", "seconds", "timeout")
 LITERAL = {"loss": 2.0, "reward": 0.5}
+TOLD_EVERY = 5.0  # seconds after which events, learning curve and metrics go out, between checkpoints
 SETTLES_AFTER = 30  # updates after a retuning until it is checked
 REPORTS = 20  # times that a search is told how training goes
 BOUNDS = {"learning_rate": (0.0, 1.0), "clip": (0.0, 1.0), "ent_coef": (0.0, 1.0)}
@@ -43,7 +44,7 @@ BOUNDS = {"learning_rate": (0.0, 1.0), "clip": (0.0, 1.0), "ent_coef": (0.0, 1.0
 class Operations:
     """What a recipe says under `operations`: how a training is kept alive.
 
-    checkpoint  {every_steps: 500, keep: 5, probation: 10, strict: false, share: 0.01}: probation in updates; `share` of the
+    checkpoint  {every_steps: 500, keep: 5, probation: 10, strict: false, share: 0.005}: probation in updates; `share` of the
                 time that may go into writing (`CheckpointFolder`); false: none on the disk
     anomaly     {mode: robust} or arguments of the rules by name, `return_drop: {patience: 8}`, `stuck: false`;
                 {mode: seed, loss: 2.0, reward: 0.5}: the literal rules, each against the update before; false: none
@@ -76,7 +77,7 @@ class Operations:
         found: list[Problem] = []
         _known(found, ("checkpoint",), params.get("checkpoint"), CHECKPOINT)
         _at_least(found, ("checkpoint",), params.get("checkpoint"), {"every_steps": 1, "keep": 1, "probation": 0})
-        share = params["checkpoint"].get("share", 0.01) if isinstance(params.get("checkpoint"), Mapping) else 0.01
+        share = params["checkpoint"].get("share", SHARE) if isinstance(params.get("checkpoint"), Mapping) else SHARE
         if not (_number(share) and 0 < share <= 1):
             found.append(Problem("bad-value", ("checkpoint", "share"), f"{share!r} is not above 0 and at most 1", at="value"))
         anomaly = params.get("anomaly")
@@ -216,6 +217,7 @@ class _Loop:
             self.writer = CheckpointFolder(record.folder / "checkpoints", identity=whose, share=given["share"], events=events, clock=clock)
             self.writer.refuse_foreign()
             self.writer.before = lambda: record.flush(events)
+        self._get_state = learner.capture
         self.harness = operations.harness(learner, self.writer if self.writer is not None else InMemory(), events)
         self.retuner = self._retuner(operations, evaluate)
         self.inexact = False
@@ -258,16 +260,16 @@ class _Loop:
                 done.stopped = progress.report(step // every * every, recent)  # whatever the rollout: trials are compared step by step
             progress.advance(min(learner.step, total), total, "steps")
             done.stopped = done.stopped or bool(each is not None and each(step, metrics))
-            if self._clock() - flushed >= 1.0:
+            if self._clock() - flushed >= TOLD_EVERY:
                 collector.record_training(metrics, step, updates=harness.updates - counted)
                 record.flush(self.events)
                 flushed, counted = self._clock(), harness.updates
         if harness.updates > counted:
             collector.record_training(metrics, learner.step, updates=harness.updates - counted)
-        if self.writer is not None and learner.step not in (saved, done.resumed):
-            harness.save(learner.step, self._get_state)
         if self.writer is not None:
             self.writer.settle()
+            if learner.step not in (saved, done.resumed):
+                harness.save(learner.step, self._get_state)
         self.events.emit("stopped" if done.stopped else "finished", step=learner.step)
         done.step, done.history, done.events = learner.step, record.history, record.events
         return done
@@ -289,10 +291,6 @@ class _Loop:
             if self.harness.rotation.strict:
                 raise
             self.events.emit("checkpoint_failed", step=self.learner.step, reason=str(error))
-
-    def _get_state(self) -> dict[str, Any]:
-        state = self.learner.state()
-        return {"arrays": state.arrays, "info": state.info}
 
     def _set_state(self, state: Mapping[str, Any], advance: int) -> None:
         exact = self.learner.restore(State(dict(state["arrays"]), dict(state["info"])), advance=advance)
@@ -402,8 +400,10 @@ def _identity(learner: Learner) -> dict[str, Any]:
 
 def _not_finite(whole: Mapping[str, Any]) -> str | None:
     """The place of what is not finite in what was learned; environments are looked at when they step, metrics after every update."""
-    state = whole["state"]
-    return nonfinite_in(state["arrays"]) or nonfinite_in(state["info"]["rewards"], "rewards")
+    state: Capture = whole["state"]
+    if any(map(nonfinite_in, state.buffers)):
+        return nonfinite_in(state["arrays"])
+    return None if state.rewards is None else nonfinite_in(state.rewards, "rewards")
 
 
 def _number(value: Any) -> bool:

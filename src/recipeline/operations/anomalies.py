@@ -79,8 +79,11 @@ class Rule:
 
     def state(self) -> dict[str, Any]:
         """Everything that changes while running, as JSON."""
-        kept = {key: getattr(self, key) for key in ("seen", "bad", "quiet", "onset", *self.moving)}
-        return {key: list(value.recent) if isinstance(value, Rolling) else value for key, value in kept.items()}
+        kept: dict[str, Any] = {"seen": self.seen, "bad": self.bad, "quiet": self.quiet, "onset": self.onset}
+        for key in self.moving:
+            value = getattr(self, key)
+            kept[key] = list(value.recent) if type(value) is Rolling else value
+        return kept
 
     def restore(self, state: Mapping[str, Any]) -> None:
         for key, value in state.items():
@@ -156,12 +159,11 @@ class NonFinite(Rule):
             if type(value) is float:  # most are, and this is asked at every update
                 if value - value != 0.0:
                     break
-            elif type(value) is not int:
+            elif type(value) is not int and nonfinite_in(value):
                 break
         else:
             return ""
-        where = nonfinite_in(metrics)
-        return f"{where} is not finite" if where else ""
+        return f"{nonfinite_in(metrics)} is not finite"
 
 
 class LossSpike(Rule):
@@ -265,9 +267,10 @@ class KLBlowup(Rule):
         kl = _number(metrics, self.metric)
         if kl is None or not math.isfinite(kl):
             return None
-        usual = self.usual.quantile(0.5) if len(self.usual) else 0.0
-        if kl > max(self.limit, self.ratio * usual):
-            return f"{self.metric} {kl:.3g} (usually {usual:.3g})"
+        if kl > self.limit:
+            usual = self.usual.quantile(0.5) if len(self.usual) else 0.0
+            if kl > self.ratio * usual:
+                return f"{self.metric} {kl:.3g} (usually {usual:.3g})"
         self.usual.add(kl)
         return ""
 
@@ -291,10 +294,14 @@ class EntropyCollapse(Rule):
         x = _number(metrics, self.metric)
         if x is None or not math.isfinite(x):
             return None
-        usual = self.usual.quantile(0.5) if len(self.usual) else x
         self.low = x if self.low is None else min(self.low, x)
         self.high = x if self.high is None else max(self.high, x)
-        sudden = usual - x > max(0.05, self.fraction * (self.high - self.low)) and usual - x > 6 * self.usual.spread()
+        least = max(0.05, self.fraction * (self.high - self.low))
+        if self.high - x <= least:  # no median lies above the highest
+            self.usual.add(x)
+            return ""
+        usual = self.usual.quantile(0.5) if len(self.usual) else x
+        sudden = usual - x > least and usual - x > 6 * self.usual.spread()
         self.usual.add(x)
         return f"{self.metric} {x:.3g} from {usual:.3g}" if sudden else ""
 

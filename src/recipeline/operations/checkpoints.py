@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,9 @@ from recipeline.errors import Exhausted
 class CheckpointWriter(Protocol):
     """Where checkpoints are kept. `info` is a small JSON mapping that can be rewritten without the state.
 
-    `infos` is asked often: a writer on disk reads the folder once and keeps the answer in memory. `mark` is called after
-    every update while a checkpoint is on probation; of its changes only `status`, `score` and `pinned` must outlive the process.
+    `infos` is asked often: a writer on disk reads the folder once and keeps the answer in memory. Who asks changes nothing of it, and
+    may keep it: `mark` replaces an info. It is called after every update while a checkpoint is on probation; of its changes only
+    `status`, `score` and `pinned` must outlive the process.
     `write` replaces a checkpoint of that name, and may keep the state as it is: nobody changes it afterwards. Where there is no
     room it raises OSError or `recipeline.errors.Exhausted`.
     """
@@ -28,7 +28,7 @@ class CheckpointWriter(Protocol):
     def read(self, name: str) -> Any: ...
     def mark(self, name: str, info: Mapping[str, Any]) -> None: ...
     def delete(self, name: str) -> None: ...
-    def infos(self) -> dict[str, dict[str, Any]]: ...
+    def infos(self) -> Mapping[str, Mapping[str, Any]]: ...
 
 
 class InMemory:
@@ -36,7 +36,7 @@ class InMemory:
 
     def __init__(self) -> None:
         self.states: dict[str, Any] = {}
-        self._infos: dict[str, dict[str, Any]] = {}
+        self._infos: dict[str, Mapping[str, Any]] = {}
 
     def write(self, name: str, state: Any, info: Mapping[str, Any]) -> Any:
         self.states[name] = copy.deepcopy(state)
@@ -52,8 +52,8 @@ class InMemory:
     def delete(self, name: str) -> None:
         del self.states[name], self._infos[name]
 
-    def infos(self) -> dict[str, dict[str, Any]]:
-        return {name: dict(info) for name, info in self._infos.items()}
+    def infos(self) -> dict[str, Mapping[str, Any]]:
+        return dict(self._infos)
 
 
 @dataclass
@@ -110,11 +110,11 @@ class Rotation:
         for name, info in self.writer.infos().items():
             if info["status"] == "candidate":
                 self._probation = True
-                info["clean"] += 1
-                if info["clean"] >= self.probation:
-                    info["status"] = "good"
+                clean = info["clean"] + 1
+                passed = clean >= self.probation
+                if passed:
                     self.events.emit("checkpoint_good", step=info["step"], checkpoint=name)
-                self.writer.mark(name, info)
+                self.writer.mark(name, {**info, "clean": clean, "status": "good" if passed else "candidate"})
 
     def condemn(self, after: int, *, also: str | None = None) -> None:
         """Checkpoints of step `after` or later, and the one named, are bad."""
@@ -146,12 +146,13 @@ class Rotation:
 
     def _rotate(self) -> None:
         infos = self.writer.infos()
-        usable = sorted((n for n, i in infos.items() if i["status"] != "bad"), key=lambda n: infos[n]["step"])
-        stay = set(usable[-self.keep :]) | {n for n, i in infos.items() if i["pinned"]}
-        scored = [n for n in usable if infos[n]["score"] is not None]
+        usable = [n for _, n in sorted((i["step"], n) for n, i in infos.items() if i["status"] != "bad")]
+        stay = set(usable[-self.keep :])
+        stay.update(n for n, i in infos.items() if i["pinned"])
+        scored = [(i["score"], -i["step"], n) for n in usable if (i := infos[n])["score"] is not None]
         if scored:
-            stay.add(max(scored, key=lambda n: infos[n]["score"]))
-        stay |= set([n for n in usable if infos[n]["status"] == "good"][-3:])  # to go back to, and twice deeper
+            stay.add(max(scored)[2])  # the oldest of equals
+        stay.update([n for n in usable if infos[n]["status"] == "good"][-3:])  # to go back to, and twice deeper
         for name in infos.keys() - stay:
             try:
                 self.writer.delete(name)
@@ -166,7 +167,9 @@ def nonfinite_in(value: Any, where: str = "") -> str | None:
         return None if value - value == 0.0 else (where or "value")
     if kind in _ALWAYS_FINITE:
         return None
-    if isinstance(value, Mapping):
+    if kind is np.ndarray:
+        return _in_array(value, where)
+    if kind is dict or isinstance(value, Mapping):
         for key, item in value.items():
             if type(item) in _ALWAYS_FINITE:  # most of a state: this is asked at every checkpoint
                 continue
@@ -176,22 +179,30 @@ def nonfinite_in(value: Any, where: str = "") -> str | None:
         return None
     if isinstance(value, list | tuple):
         return _in_list(value, where)
-    if getattr(getattr(value, "dtype", None), "kind", "") in ("f", "c"):
-        return None if np.isfinite(value).all() else (where or "value")
     if hasattr(value, "isfinite"):  # a torch tensor
         return None if bool(value.isfinite().all()) else (where or "value")
-    return None
+    return _in_array(np.asarray(value), where) if hasattr(value, "dtype") else None
+
+
+def _in_array(value: np.ndarray[Any, Any], where: str) -> str | None:
+    if value.dtype.kind not in "fc":
+        return None
+    flat = value.ravel(order="K")
+    # The sum of squares is one pass; where it overflows, every number is looked at.
+    return None if math.isfinite(abs(np.vdot(flat, flat))) or np.isfinite(flat).all() else (where or "value")
 
 
 _ALWAYS_FINITE = frozenset({int, str, bool, type(None)})
 
 
 def _in_list(value: Sequence[Any], where: str) -> str | None:
-    if value and isinstance(value[0], float | int):  # a long window of numbers: one sum tells as a rule
-        with contextlib.suppress(TypeError, OverflowError):  # other things among them
-            total = float(sum(value))
-            if total - total == 0.0:
-                return None
+    kinds = set(map(type, value))
+    if kinds <= _ALWAYS_FINITE:
+        return None
+    if kinds == {float}:  # a long window of numbers: one sum tells as a rule
+        total = sum(value)
+        if total - total == 0.0:
+            return None
     for number, item in enumerate(value):
         if type(item) in _ALWAYS_FINITE:
             continue

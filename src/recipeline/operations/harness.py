@@ -136,6 +136,7 @@ class OpsHarness:
         self.hparams = {name: Schedule.of(s) if not isinstance(s, Schedule) else s for name, s in (hparams or {}).items()}
         self.bounds = dict(bounds or {})
         self.rules = list(rules) if rules is not None else standard_rules()
+        self._names = [f"{number}:{rule.name}" for number, rule in enumerate(self.rules)]
         self.events = events or Silent()
         self.rotation = rotation or Rotation(events=self.events)
         self.rollback, self.score = rollback, score
@@ -296,10 +297,10 @@ class OpsHarness:
         return {"state": get_state(), "operations": self.state()}
 
     def _detectors(self) -> dict[str, Any]:
-        named = {f"{number}:{rule.name}": rule.state() for number, rule in enumerate(self.rules)}
+        named = {name: rule.state() for name, rule in zip(self._names, self.rules, strict=True)}
         return {"rules": named, "episodes": {"steps": list(self.episodes.steps), "returns": list(self.episodes.returns)}}
 
     def _restore_detectors(self, state: Mapping[str, Any]) -> None:
-        for number, rule in enumerate(self.rules):
-            rule.restore(state["rules"][f"{number}:{rule.name}"])
+        for name, rule in zip(self._names, self.rules, strict=True):
+            rule.restore(state["rules"][name])
         self.episodes.restore(state["episodes"]["steps"], state["episodes"]["returns"])
