@@ -39,7 +39,10 @@ class Ledger:
         except FileNotFoundError:
             kept = b""
         lines = kept[: kept.rfind(b"\n") + 1].decode("utf-8", errors="replace").split("\n")[:-1]  # splitlines ends lines at U+2028, too
-        return [*(self._parsed(line, number) for number, line in enumerate(lines, 1)), *(json.loads(_encoded(line)) for line in self._waiting)]
+        return [
+            *(self._parsed(line, number) for number, line in enumerate(lines, 1)),
+            *(json.loads(_encoded(line)) for line in self._waiting),
+        ]
 
     def _parsed(self, line: str, number: int) -> dict[str, Any]:
         try:
