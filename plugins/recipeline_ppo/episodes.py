@@ -319,6 +319,30 @@ METRICS = (
 )
 
 
+def while_training(metric: str, threshold: float | None) -> Callable[[Sequence[tuple[float, int]]], float | None]:
+    """A metric of `METRICS` of the episodes that training itself played, given as (return, length).
+
+    threshold  a return from which an episode is a success
+    returns    a function; it gives None of a metric that training cannot know: another evaluator's, or successes that the
+               environment alone can tell
+    """
+    import pandas as pd
+
+    function = next((one.function for one in METRICS if one.name == metric), None)
+    if function is None or (metric == "success_rate" and threshold is None):
+        return lambda _: None
+    limit = np.inf if threshold is None else threshold
+
+    def told(recent: Sequence[tuple[float, int]]) -> float:
+        returns = np.array([one for one, _ in recent], np.float64)
+        lengths = [length for _, length in recent]
+        return float(
+            function(pd.DataFrame({"seed": range(len(recent)), "return": returns, "length": lengths, "success": returns >= limit}))
+        )
+
+    return told
+
+
 class EpisodesEvaluator:
     """Play the sealed episodes: returns with their spread and intervals, successes, lengths.
 
