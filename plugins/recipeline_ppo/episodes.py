@@ -34,6 +34,8 @@ class Episodes:
                    environment's random numbers. None: every episode has its own, drawn from the recipe's seed
     """
 
+    unseen = True  # an episode is made for the judging: whatever agent of this environment, and however old, it is new to it
+
     def __init__(
         self, episodes: int = 100, *, deterministic: bool = True, seeds: list[int] | None = None, random_state: int | None = None
     ) -> None:

@@ -396,7 +396,11 @@ class Predictor(Protocol):
 
 
 class Splitter(Protocol):
-    """Constructor arguments are the keys of `evaluation.validation` but `method`."""
+    """Constructor arguments are the keys of `evaluation.validation` but `method`.
+
+    Optional: `unseen = True` of one whose sealed part is made for the judging and is no part of the data (episodes of an
+    environment), so that no model of the same data can have been fitted on it, whenever it was trained.
+    """
 
     def split(self, selected: Selected, task: Any) -> Split: ...
 
