@@ -34,6 +34,8 @@ class Episodes:
                    environment's random numbers. None: every episode has its own, drawn from the recipe's seed
     """
 
+    unseen = True  # an episode is made for the judging: whatever agent of this environment, and however old, it is new to it
+
     def __init__(
         self, episodes: int = 100, *, deterministic: bool = True, seeds: list[int] | None = None, random_state: int | None = None
     ) -> None:
@@ -317,6 +319,30 @@ METRICS = (
     ),
     Metric("episode_length", "minimize", "frame", _length, summary="mean number of steps of an episode"),
 )
+
+
+def while_training(metric: str, threshold: float | None) -> Callable[[Sequence[tuple[float, int]]], float | None]:
+    """A metric of `METRICS` of the episodes that training itself played, given as (return, length).
+
+    threshold  a return from which an episode is a success
+    returns    a function; it gives None of a metric that training cannot know: another evaluator's, or successes that the
+               environment alone can tell
+    """
+    import pandas as pd
+
+    function = next((one.function for one in METRICS if one.name == metric), None)
+    if function is None or (metric == "success_rate" and threshold is None):
+        return lambda _: None
+    limit = np.inf if threshold is None else threshold
+
+    def told(recent: Sequence[tuple[float, int]]) -> float:
+        returns = np.array([one for one, _ in recent], np.float64)
+        lengths = [length for _, length in recent]
+        return float(
+            function(pd.DataFrame({"seed": range(len(recent)), "return": returns, "length": lengths, "success": returns >= limit}))
+        )
+
+    return told
 
 
 class EpisodesEvaluator:

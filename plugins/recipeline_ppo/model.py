@@ -20,6 +20,7 @@ from recipeline_ppo import training
 from recipeline_ppo.checkpoints import read_checkpoint, write_checkpoint
 from recipeline_ppo.config import Config
 from recipeline_ppo.environments import Environments
+from recipeline_ppo.episodes import while_training
 from recipeline_ppo.history import History
 from recipeline_ppo.learner import Learner
 from recipeline_ppo.policy import Actions, Policy
@@ -122,7 +123,7 @@ class PPO:
             self._go_on_from(context.previous, folder)
         done = training.train(
             learner, self.config.total_steps, self.operations, folder, progress=context.progress, events=_Noteworthy(context.events),
-            identity={"environment": X.name},
+            identity={"environment": X.name}, score=None if context.metric is None else while_training(context.metric, X.reward_threshold),
         )  # fmt: skip
         if self.columns is None:  # outside of a pipeline nobody told the contract
             self.columns = StateColumns.unbounded(worlds.observation, worlds.action, masked=worlds.masks is not None)

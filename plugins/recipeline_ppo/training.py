@@ -12,7 +12,8 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -175,12 +176,14 @@ def train(
     evaluate: Callable[[], float] | None = None,
     each: Callable[[int, Mapping[str, Any]], bool] | None = None,
     identity: Mapping[str, Any] | None = None,
+    score: Callable[[Sequence[tuple[float, int]]], float | None] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Training:
     """Train to exactly `total_steps` environment steps, from the newest checkpoint in `folder` where there is one.
 
     operations  None: the standard ones          folder    None: nothing is kept on the disk, rollback works from memory
-    progress    told at each update, and at `REPORTS` fixed steps of the mean return of recent episodes; True from it ends training
+    progress    told at each update, and at `REPORTS` fixed steps of the score of recent episodes; True from it ends training
+    score       of the (return, length) of recent episodes, at least ten; None from it: nothing to tell. None: their mean return
     evaluate    a score of the present policy, for retuning in the mode checked
     each        called as each(step, metrics) after every update; True ends training
     identity    beside spaces, networks and number of environments: what a checkpoint must share to be gone on from
@@ -199,7 +202,7 @@ def train(
         if exporter is not None:
             stack.callback(exporter.close)
         stack.callback(record.flush, told)
-        loop = _Loop(learner, operations, record, told, evaluate, identity, clock)
+        loop = _Loop(learner, operations, record, told, evaluate, identity, score, clock)
         stack.callback(loop.close)
         return loop.run(total_steps, progress, collector, each)
 
@@ -207,8 +210,10 @@ def train(
 class _Loop:
     def __init__(
         self, learner: Learner, operations: Operations, record: _Record, events: Events, evaluate: Callable[[], float] | None,
-        identity: Mapping[str, Any] | None, clock: Callable[[], float],
+        identity: Mapping[str, Any] | None, score: Callable[[Sequence[tuple[float, int]]], float | None] | None, clock: Callable[[], float],
     ) -> None:  # fmt: skip
+        self.score = score
+        self.recent: deque[tuple[int, float, int]] = deque(maxlen=operations.episodes)  # step, return, length
         self.learner, self.record, self.events, self._clock = learner, record, events, clock
         self.writer: CheckpointFolder | None = None
         if record.folder is not None and operations.checkpoint is not False:
@@ -255,9 +260,9 @@ class _Loop:
                 record.undo(harness.updates, outcome.restored_step)
             saved = step if outcome.saved else saved
             self._retune()
-            recent = harness.episodes.mean()
-            if recent is not None and outcome.restored is None and step // every > before // every:
-                done.stopped = progress.report(step // every * every, recent)  # whatever the rollout: trials are compared step by step
+            self._remember(step, metrics, outcome.restored_step)
+            if outcome.restored is None and step // every > before // every and (scored := self._scored()) is not None:
+                done.stopped = progress.report(step // every * every, scored)  # whatever the rollout: trials are compared step by step
             progress.advance(min(learner.step, total), total, "steps")
             done.stopped = done.stopped or bool(each is not None and each(step, metrics))
             if self._clock() - flushed >= TOLD_EVERY:
@@ -273,6 +278,20 @@ class _Loop:
         self.events.emit("stopped" if done.stopped else "finished", step=learner.step)
         done.step, done.history, done.events = learner.step, record.history, record.events
         return done
+
+    def _remember(self, step: int, metrics: Mapping[str, Any], back_to: int | None) -> None:
+        """Episodes of this update for the score; those that a rollback undid are forgotten."""
+        if self.score is None:
+            return
+        self.recent.extend((step, *one) for one in zip(metrics["episode_returns"], metrics["episode_lengths"], strict=True))
+        if back_to is not None:
+            self.recent = deque((one for one in self.recent if one[0] <= back_to), self.recent.maxlen)
+
+    def _scored(self) -> float | None:
+        """The score of recent episodes; None while too few are known."""
+        if self.score is None:
+            return self.harness.episodes.mean()
+        return None if len(self.recent) < self.harness.episodes.at_least else self.score([one[1:] for one in self.recent])
 
     def _say_anew(self) -> None:
         """Steps that were paid for are made again: nobody should find that out from the clock."""

@@ -2,7 +2,8 @@
 
 It is the run behind `models:/<recipe>@champion` where somebody gave a model that alias, else the last finished run of the
 recipe. The comparison is fair only on rows that it was not fitted on, so an artifact remembers which those were; a champion
-that saw sealed rows, or answers another question, is not judged, and the run says why.
+that saw sealed rows, or answers another question, is not judged, and the run says why. Episodes of an environment are sealed by
+their seeds, and nobody was fitted on them: an agent of the same environment is always judged.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ log = logging.getLogger("recipeline")
 ALIAS = "champion"
 
 
-def of(components: Components, schema: InputSchema, rows: Rows | None, split: Split) -> Rival | None:
+def of(components: Components, schema: InputSchema, rows: Rows | None, split: Split, fingerprint: str) -> Rival | None:
     """The champion of this recipe; with its reason where it cannot be judged fairly. None where there is none.
 
-    rows  what identifies the rows of this run; None where the data have none
+    rows         what identifies the rows of this run; None where the data have none
+    fingerprint  of the data
     """
     if not components.settings.execution.champion:
         return None
@@ -47,7 +49,7 @@ def of(components: Components, schema: InputSchema, rows: Rows | None, split: Sp
     else:
         if opened is None:
             return None
-        reason = _unfair(opened, components, schema, rows, split)
+        reason = _unfair(opened, components, schema, rows, split, fingerprint)
         rival = Rival(opened.pipeline.run_id, None if reason else opened.pipeline, reason)
     if rival.reason:
         log.warning("the champion of %s is not judged: %s", name, rival.reason)
@@ -64,12 +66,15 @@ def _opened(components: Components) -> Opened | None:
     return None
 
 
-def _unfair(opened: Opened, components: Components, schema: InputSchema, rows: Rows | None, split: Split) -> str:
+def _unfair(opened: Opened, components: Components, schema: InputSchema, rows: Rows | None, split: Split, fingerprint: str) -> str:
     """Why the two cannot be compared; empty where they can."""
     run = opened.pipeline.run_id[:8]
     wanted, had = _question(components, schema), _question(opened.components, opened.pipeline.schema)
     if changed := [name for name, value in wanted.items() if had[name] != value]:
         return f"run {run} answers another question: {', '.join(changed)} differ"
+    if getattr(components.splitter, "unseen", False):
+        same = opened.manifest.about["data_fingerprint"] == fingerprint and opened.pipeline.schema.extras == schema.extras
+        return "" if same else f"run {run} was trained in another environment"
     kept = opened.folder / FITTED_ROWS
     if rows is None or not kept.is_file():
         return f"it is not known which rows run {run} was fitted on"

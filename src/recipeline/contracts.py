@@ -225,7 +225,9 @@ class Progress(Protocol):
     """Where long work tells how far it is."""
 
     def report(self, step: int, value: float) -> bool:
-        """The tuned metric after `step` iterations; True means stop, this trial is pruned."""
+        """The tuned metric (`FitContext.metric`) after `step` iterations; True means stop, this trial is pruned. A model that cannot
+        know that metric while it trains reports nothing: another figure would prune by the wrong sign.
+        """
         ...
 
     def advance(self, done: int, total: int | None = None, label: str = "") -> None: ...
@@ -260,6 +262,7 @@ class FitContext:
     inner      folds inside the rows fitted on, as many as asked for, cut as the validation method cuts; None without one
     shared     one folder for all fits of a run, those of trials included: what one asked for dearly, the next need not ask
                again. Several may write at once, so files there are written whole and never changed. None without a run
+    metric     name of the tuned metric, which `progress.report` is to be told; None outside of a search
     """
 
     seed: int
@@ -271,6 +274,7 @@ class FitContext:
     preprocessor: Any = None
     inner: Callable[[int], tuple[Fold, ...]] | None = None
     shared: Path | None = None
+    metric: str | None = None
 
 
 # --- the parts -----------------------------------------------------------------------------------
@@ -394,7 +398,11 @@ class Predictor(Protocol):
 
 
 class Splitter(Protocol):
-    """Constructor arguments are the keys of `evaluation.validation` but `method`."""
+    """Constructor arguments are the keys of `evaluation.validation` but `method`.
+
+    Optional: `unseen = True` of one whose sealed part is made for the judging and is no part of the data (episodes of an
+    environment), so that no model of the same data can have been fitted on it, whenever it was trained.
+    """
 
     def split(self, selected: Selected, task: Any) -> Split: ...
 

@@ -316,7 +316,7 @@ class Trial:
         if self.at_a_time != 1:
             boosters.share_cores(pipeline.model, self.at_a_time)
         with self._scratch(pipeline.model) as scratch:
-            context = replace(self.line.context(scratch, pipeline.model, progress), seed=seed)
+            context = replace(self.line.context(scratch, pipeline.model, progress), seed=seed, metric=self.metric)
             with parallel.fitting(self.line.components.settings.execution.joblib):
                 pipeline.fit(training, context, validation=held, inner=self.line.inner)
             part = replace(part, features=partial(pipeline.features, part.selected))

@@ -101,7 +101,7 @@ def train(
             if not folder.is_dir():
                 work.phase("split")
                 split = components.splitter.split(selected, task)
-                rival = champion.of(components, schema, rows_of(selected, data), split)
+                rival = champion.of(components, schema, rows_of(selected, data), split, known["data"])
                 line = Line(components, data, selected, schema, work, progress or Silent(), attempt.events, rival, base)
                 with logs.printed():
                     outcome = line.run(split)

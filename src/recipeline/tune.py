@@ -471,7 +471,11 @@ class _Search:
 
     def _note_warmup(self, trial: Any) -> None:
         pruning, steps = self.tuning.pruning, len(trial.intermediate_values)
-        if _prunes(pruning) and steps and max(trial.intermediate_values) < pruning.n_warmup_steps:
+        if not _prunes(pruning):
+            return
+        if not steps:
+            self._note("no trial can be pruned: nothing is known of the tuned metric before a trial ends")
+        elif max(trial.intermediate_values) < pruning.n_warmup_steps:
             self._note(
                 f"no trial can be pruned: a trial reports {steps} times before it ends, and pruning starts after "
                 f"{pruning.n_warmup_steps} (n_warmup_steps)"

@@ -359,6 +359,18 @@ def test_the_evaluator_says_what_it_announced(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(again.tables["episodes"], episodes, check_exact=True)
 
 
+def test_a_metric_of_training_is_that_of_the_evaluation() -> None:
+    """The same functions; nothing where training cannot know it: successes without a threshold, another evaluator's metric."""
+    recent, sd = [(float(k), 10 + k) for k in range(12)], np.std(range(12), ddof=1)
+    for name, value in (
+        ("return_mean", 5.5), ("return_iqm", 5.5), ("return_sd", sd), ("episode_length", 15.5), ("success_rate", 0.25),
+    ):  # fmt: skip
+        assert episodes_module.while_training(name, 9.0)(recent) == pytest.approx(value)
+    assert 3 < episodes_module.while_training("return_lcb", None)(recent) < 5.5  # type: ignore[operator]
+    assert episodes_module.while_training("success_rate", None)(recent) is None
+    assert episodes_module.while_training("profit", 9.0)(recent) is None
+
+
 def test_success_that_nobody_defines_is_an_error_with_the_fix(tmp_path: Path) -> None:
     """Not a zero."""
     data = GymnasiumLoader("Pendulum-v1", max_episode_steps=3).load()

@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from plugins.ppo.worlds import ACTIONS, Drift, drift
 from recipeline import measures
+from recipeline.contracts import Silent
 from recipeline.errors import Conflict, DataError, RecipeError, TrainingFailed
 from recipeline.operations import RollbacksExhausted
 from recipeline_ppo.checkpoints import CheckpointFolder
@@ -23,7 +25,7 @@ from recipeline_ppo.environments import Environments
 from recipeline_ppo.feedback import Retuner, RetunerSettings
 from recipeline_ppo.learner import Learner
 from recipeline_ppo.normalizer import ObservationNormalizer
-from recipeline_ppo.training import Operations, history_of, train
+from recipeline_ppo.training import Operations, _Loop, _Record, history_of, train
 
 QUICK = {"hidden": (8,), "n_steps": 16, "batch_size": 32, "epochs": 2, "gamma": 0.95, "learning_rate": 1e-3}
 EVERY = {"every_steps": 100, "keep": 3, "probation": 3, "share": 1.0}
@@ -338,6 +340,36 @@ def test_a_search_can_stop_a_training():
     assert asked[-1][0] <= done.step < asked[-1][0] + 32  # told of a round step, in the rollout that reached it
     assert done.step < 4000
     assert [step // 200 for step, _ in asked] == sorted({step // 200 for step, _ in asked})
+
+
+def test_what_a_search_hears_is_its_metric():
+    """The score of recent episodes, at fixed steps; nothing where there is none. Those that a rollback undid are forgotten."""
+
+    class Told(Silent):
+        def __init__(self):
+            self.reports = []
+
+        def report(self, step, value):
+            self.reports.append((step, value))
+            return False
+
+    heard = Told()
+    train(learner(), 600, Operations(checkpoint=EVERY), progress=heard, score=lambda recent: float(max(length for _, length in recent)))
+    assert heard.reports
+    assert all(step % 30 == 0 and value == int(value) >= 1 for step, value in heard.reports)
+    silent = Told()
+    train(learner(), 600, Operations(checkpoint=EVERY), progress=silent, score=lambda recent: None)
+    assert not silent.reports
+    loop = _Loop(
+        learner(), Operations(), _Record(None), Silent(), None, None, lambda recent: math.fsum(r for r, _ in recent), time.monotonic
+    )
+    for step in (10, 20, 30):
+        loop._remember(step, {"episode_returns": [float(step)] * 5, "episode_lengths": [step] * 5}, None)
+    assert loop._scored() == 300.0
+    loop._remember(40, {"episode_returns": [1.0], "episode_lengths": [1]}, 20)
+    assert loop._scored() == 150.0
+    loop._remember(40, {"episode_returns": [], "episode_lengths": []}, 10)
+    assert loop._scored() is None
 
 
 def test_ratings_retune_a_training_that_runs(tmp_path):
