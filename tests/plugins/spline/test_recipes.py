@@ -305,8 +305,11 @@ def test_a_swapped_preprocessor_and_a_truncated_checkpoint_are_refused(
 # --- search and resume -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_search_stops_hopeless_trials_by_their_epochs(home: Path) -> None:
-    """Learning rates that learn nothing are stopped before their last epoch; the search is kept, and its winner trained."""
+def test_a_search_stops_hopeless_trials_and_goes_on_after_an_interruption(
+    home: Path, run_command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learning rates that learn nothing are stopped before their last epoch. Interrupted in its third trial, the same command proposes
+    that trial again and goes on to the number that was asked for; the winner is trained."""
     text = Path("recipes/spline/co2_forecast.yaml").read_text().replace("name: co2_forecast", "name: searched")
     text = text.replace("learning_rate: 0.001", "learning_rate: {type: categorical, choices: [0.003, 0.0000001]}").replace(
         "max_epochs: 6", "max_epochs: 4"
@@ -318,11 +321,30 @@ def test_a_search_stops_hopeless_trials_by_their_epochs(home: Path) -> None:
         "  pruning: {enabled: true, n_startup_trials: 1, n_warmup_steps: 1}\nevaluation:\n",
     )
     Path("recipes/spline/searched.yaml").write_text(text)
-    run = recipeline.train("recipes/spline/searched.yaml", settings=settings.load(project=home, environ={}))
-    hpo = json.loads((run.artifact / "hpo.json").read_text())
-    assert run.best_params == {"learning_rate": 0.003}
+    words = ("train", "--recipe-file", "recipes/spline/searched.yaml", "--json")
+    learn, begun = SplineLSTM._learn, []
+
+    def interrupted(self: SplineLSTM, *given: Any) -> None:
+        begun.append(self.learning_rate)
+        if len(begun) == 5:  # two folds each, where a trial is not stopped
+            raise KeyboardInterrupt
+        learn(self, *given)
+
+    monkeypatch.setattr(SplineLSTM, "_learn", interrupted)
+    stopped = run_command(*words)
+    assert stopped.code == 130, stopped
+    ended = run_command(*words)
+    assert (ended.code, ended.json["resumed"]) == (0, True), ended
+    [artifact] = (path.parent for path in Path("mlruns").glob("*/*/artifacts/model/recipe.yaml") if "name: searched" in path.read_text())
+    hpo = json.loads((artifact / "hpo.json").read_text())
+    assert hpo["best_params"] == {"learning_rate": 0.003}
     assert hpo["pruned_trials"] >= 1
     assert hpo["total_trials"] == 6
+    cut = next(trial for trial in hpo["optimization_history"] if trial["state"] == "failed")
+    assert (cut["reason"], hpo["failed_trials"]) == ("interrupted", 1)
+    again = hpo["optimization_history"][cut["number"] + 1]
+    assert again["params"] == cut["params"]
+    assert begun[5] == begun[4] == cut["params"]["learning_rate"]
 
 
 @pytest.mark.slow
