@@ -321,7 +321,8 @@ def _conform(column: Column, values: pd.Series[Any]) -> pd.Series[Any]:
         return empty  # a column of nothing but nulls has no type of its own
     got = column.dtype if len(values) == 0 else dtype_of(values)
     if got != column.dtype and (got, column.dtype) != ("int64", "float64"):
-        raise DataError(f"column {column.name!r}: {_kind(column)} expected, got {got}")
+        odd = no_number(values) if column.dtype in ("float64", "int64") else no_time(values) if column.dtype.startswith("datetime") else ""
+        raise DataError(f"column {column.name!r}: {_kind(column)} expected, got {got}{odd}")
     if column.dtype == "float64":
         numbers = pd.to_numeric(values) if values.dtype == object else values
         return _finite(column, _series(numbers.to_numpy(np.float64, na_value=np.nan), values))
@@ -330,6 +331,41 @@ def _conform(column: Column, values: pd.Series[Any]) -> pd.Series[Any]:
         row = int(np.flatnonzero(nulls.to_numpy())[0])
         raise DataError(f"column {column.name!r}: {column.dtype} expected, got {int(nulls.sum())} nulls, the first in row {row}")
     return _exact(column, values, nulls)
+
+
+def no_number(values: pd.Series[Any]) -> str:
+    """The first text of a column that is no number, in words for an error; nothing where there is none."""
+    import pandas as pd
+
+    for row, value in enumerate(values):
+        if isinstance(value, str) and pd.isna(pd.to_numeric(value, errors="coerce")):
+            return f"; the first is {_told(value)} in row {row}"
+    return ""
+
+
+def no_time(values: pd.Series[Any]) -> str:
+    """The first text of a column that is no time, or has a time zone where the texts before it have none (or none where they have one),
+    in words for an error; nothing where there is none."""
+    import pandas as pd
+
+    zoned: bool | None = None
+    for row, value in enumerate(values):
+        if not isinstance(value, str):
+            continue
+        try:
+            stamp = pd.Timestamp(value)
+        except ValueError:
+            return f"; the first is {_told(value)} in row {row}"
+        if zoned is None:
+            zoned = stamp.tzinfo is not None
+        elif zoned != (stamp.tzinfo is not None):
+            return f"; {_told(value)} in row {row} has {'no' if zoned else 'a'} time zone, unlike the rows before it"
+    return ""
+
+
+def _told(value: str) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}…'"
 
 
 def _exact(column: Column, values: pd.Series[Any], nulls: pd.Series[bool]) -> pd.Series[Any]:

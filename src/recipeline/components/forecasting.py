@@ -43,7 +43,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from recipeline.components.forecast_metrics import FORECASTING
 from recipeline.contracts import FitContext, Metric, Output, Selected, takes_context
 from recipeline.errors import DataError, Problem, RecipeError, TrainingFailed, did_you_mean
-from recipeline.schema import Column, InputSchema
+from recipeline.schema import Column, InputSchema, no_number, no_time
 from recipeline.timeseries.frames import (
     PREDICTION,
     SERIES,
@@ -239,15 +239,15 @@ class Forecasting:
         interface = self.interface
         target, time = known[interface.target_col], known[interface.timestamp_col]
         if target.dtype not in ("int64", "float64"):
-            what = f"target {target.name!r} holds {target.dtype} values, not numbers{_no_number(data[target.name])}"
+            what = f"target {target.name!r} holds {target.dtype} values, not numbers{no_number(data[target.name])}"
             hint = "write numbers without separators or units, and leave the cell empty where nothing was observed"
             raise DataError(what, hint=hint, slug="bad-target")
         if time.dtype not in ("datetime", "datetime_utc", "int64", "float64"):
             hint = "write times as ISO 8601, such as 2024-01-31T12:00:00, with one time zone or none"
-            what = f"timestamp_col {time.name!r} holds {time.dtype} values, not times{_no_time(data[time.name])}"
+            what = f"timestamp_col {time.name!r} holds {time.dtype} values, not times{no_time(data[time.name])}"
             raise DataError(what, hint=hint, slug="bad-stamps")
         if time.dtype.startswith("datetime") and data[time.name].dtype == object:
-            raise DataError(f"timestamp_col {time.name!r} mixes time zones, or dates with other objects{_no_time(data[time.name])}",
+            raise DataError(f"timestamp_col {time.name!r} mixes time zones, or dates with other objects{no_time(data[time.name])}",
                             hint="convert them all to UTC", slug="bad-stamps")  # fmt: skip
         for name in interface.keys:
             if known[name].nullable:
@@ -475,33 +475,6 @@ class Forecasting:
         data = pd.concat(shops, ignore_index=True)
         data.loc[[10, 11, 75], "sales"] = np.nan
         return data
-
-
-def _no_number(values: pd.Series[Any]) -> str:
-    """The first value of a column that is neither a number nor missing, in words for an error; nothing where all are."""
-    numbers = pd.to_numeric(values, errors="coerce") if values.dtype.kind not in "Mm" else values
-    odd = np.flatnonzero(values.notna().to_numpy() & pd.isna(numbers).to_numpy())
-    return f"; the first is {_told(values.iloc[odd[0]])} in row {values.index[odd[0]]}" if len(odd) else ""
-
-
-def _no_time(values: pd.Series[Any]) -> str:
-    """The first value of a column that is no time, or has a zone where the first has none (or none where it has one), in words."""
-    first: Any = None
-    for row, value in values.dropna().items():
-        try:
-            stamp = pd.Timestamp(value)
-        except (TypeError, ValueError):
-            return f"; the first is {_told(value)} in row {row}"
-        if first is None:
-            first = stamp
-        elif (stamp.tzinfo is None) != (first.tzinfo is None):
-            return f"; {_told(value)} in row {row} has {'no' if stamp.tzinfo is None else 'a'} time zone, unlike the rows before it"
-    return ""
-
-
-def _told(value: Any) -> str:
-    text = repr(str(value))
-    return text if len(text) <= 60 else f"{text[:57]}…'"
 
 
 def _require(data: Any, interface: ForecastingInterface) -> None:

@@ -213,7 +213,9 @@ def test_half_a_history_missing_is_answered_and_flagged(home: Path, trained: Cal
         ("stations_panel", lambda d: d.assign(rides="N/A"), "rides"),
         ("stations_panel", lambda d: d.assign(rides="1,234"), "rides"),
         ("stations_panel", lambda d: d.assign(rides=-5.0), "log1p"),
+        ("stations_panel", lambda d: d.assign(rides=1e308), "too large"),
         ("stations_panel", lambda d: d.assign(day="soon"), "day"),
+        ("stations_panel", lambda d: d.assign(day=d["day"].where(d.index != 5, "2023-08-01T00:00+09:00")), "day.*in row 5 has a time zone"),
         ("stations_panel", lambda d: pd.concat([d, d.assign(rides=1.0)]), "2023-0"),
         ("co2_forecast", lambda d: d.head(1), "1 grid points, 96 are needed"),
         ("co2_forecast", lambda d: d.tail(60), "96"),
@@ -236,6 +238,58 @@ def test_a_bad_history_is_refused_and_nothing_is_written(
     good.to_csv("out/bad.csv", index=False)
     assert run_command(*asked).code == 0
     Path("out/refused.csv").unlink()
+
+
+ODD = """name: odd
+model:
+  class_path: spline_lstm
+  hyperparameters: {encoder: seglstm, segment: 7, lookback: 24, horizon: 6, hidden_size: 4, max_epochs: 1}
+  loader: {source_uri: ../data/odd.csv}
+  preprocessor: {name: spline, params: {calendar: [yearday]}}
+  data_interface:
+    task_type: forecasting
+    target_col: "전력 (kW)"
+    timestamp_col: "측정 시각"
+    series_col: "지점 이름"
+    past_covariates: ["기온 °C"]
+    freq: ME
+evaluation:
+  metrics: [mae, smape]
+  validation: {method: walk_forward, n_windows: 1, refit: never}
+"""
+
+
+def test_a_file_that_is_odd_in_every_allowed_way_goes_through_every_door(home: Path, run_command: Callable[..., Any]) -> None:
+    """BOM, CRLF, Korean and spaced names, series between one another, ends of months, a constant series, integers beyond 2^24, segments
+    that do not divide the lookback: forecasts are for the next six ends of months, by file and by HTTP alike; an output that cannot be
+    written is exit 7."""
+    months = pd.date_range("2014-01-31", periods=96, freq="ME")
+    pieces = [
+        pd.DataFrame({"지점 이름": name, "측정 시각": months.strftime("%Y-%m-%d"), "기온 °C": np.arange(96) % 12, "전력 (kW)": values})
+        for name, values in (("서울 1", 2**24 + np.arange(96)), ("부산", np.full(96, 5)))
+    ]
+    rows = pd.concat(pieces).sort_values("측정 시각", kind="stable")
+    Path("recipes/data/odd.csv").write_bytes(b"\xef\xbb\xbf" + rows.to_csv(index=False).replace("\n", "\r\n").encode())
+    Path("recipes/spline/odd.yaml").write_text(ODD)
+    ended = run_command("train", "--recipe-file", "recipes/spline/odd.yaml", "--json")
+    assert ended.code == 0, ended
+    asked = ("batch-inference", "--run-id", ended.json["run_id"], "--json", "--output")
+    assert run_command(*asked, "out/odd.csv").code == 0
+    said = pd.read_csv("out/odd.csv")
+    assert said["지점 이름"].unique().tolist() == ["부산", "서울 1"]
+    wanted = pd.date_range("2022-01-31", periods=6, freq="ME").strftime("%Y-%m-%d").tolist()
+    for name, near in (("부산", 5), ("서울 1", 2**24 + 98)):
+        mine = said[said["지점 이름"] == name]
+        assert mine["측정 시각"].str[:10].tolist() == wanted
+        assert np.abs(mine["prediction"] - near).max() < 60
+    pipeline = recipeline.load(ended.json["run_id"], settings=settings.load(project=home, environ={}))
+    [answer] = post(pipeline, home, records(rows))
+    assert answer.status_code == 200, answer.text
+    np.testing.assert_array_equal([one["prediction"] for one in answer.json()["predictions"]], said["prediction"])
+    Path("out/taken").write_text("a file, not a folder")
+    refused = run_command(*asked, "out/taken/odd.csv")
+    assert (refused.code, refused.json["error"]["slug"]) == (7, "cannot-write"), refused
+    assert Path("out/taken").read_text() == "a file, not a folder"
 
 
 @pytest.mark.parametrize(
@@ -305,8 +359,11 @@ def test_a_swapped_preprocessor_and_a_truncated_checkpoint_are_refused(
 # --- search and resume -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_search_stops_hopeless_trials_by_their_epochs(home: Path) -> None:
-    """Learning rates that learn nothing are stopped before their last epoch; the search is kept, and its winner trained."""
+def test_a_search_stops_hopeless_trials_and_goes_on_after_an_interruption(
+    home: Path, run_command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Learning rates that learn nothing are stopped before their last epoch. Interrupted in its third trial, the same command proposes
+    that trial again and goes on to the number that was asked for; the winner is trained."""
     text = Path("recipes/spline/co2_forecast.yaml").read_text().replace("name: co2_forecast", "name: searched")
     text = text.replace("learning_rate: 0.001", "learning_rate: {type: categorical, choices: [0.003, 0.0000001]}").replace(
         "max_epochs: 6", "max_epochs: 4"
@@ -318,11 +375,30 @@ def test_a_search_stops_hopeless_trials_by_their_epochs(home: Path) -> None:
         "  pruning: {enabled: true, n_startup_trials: 1, n_warmup_steps: 1}\nevaluation:\n",
     )
     Path("recipes/spline/searched.yaml").write_text(text)
-    run = recipeline.train("recipes/spline/searched.yaml", settings=settings.load(project=home, environ={}))
-    hpo = json.loads((run.artifact / "hpo.json").read_text())
-    assert run.best_params == {"learning_rate": 0.003}
+    words = ("train", "--recipe-file", "recipes/spline/searched.yaml", "--json")
+    learn, begun = SplineLSTM._learn, []
+
+    def interrupted(self: SplineLSTM, *given: Any) -> None:
+        begun.append(self.learning_rate)
+        if len(begun) == 5:  # two folds each, where a trial is not stopped
+            raise KeyboardInterrupt
+        learn(self, *given)
+
+    monkeypatch.setattr(SplineLSTM, "_learn", interrupted)
+    stopped = run_command(*words)
+    assert stopped.code == 130, stopped
+    ended = run_command(*words)
+    assert (ended.code, ended.json["resumed"]) == (0, True), ended
+    [artifact] = (path.parent for path in Path("mlruns").glob("*/*/artifacts/model/recipe.yaml") if "name: searched" in path.read_text())
+    hpo = json.loads((artifact / "hpo.json").read_text())
+    assert hpo["best_params"] == {"learning_rate": 0.003}
     assert hpo["pruned_trials"] >= 1
     assert hpo["total_trials"] == 6
+    cut = next(trial for trial in hpo["optimization_history"] if trial["state"] == "failed")
+    assert (cut["reason"], hpo["failed_trials"]) == ("interrupted", 1)
+    again = hpo["optimization_history"][cut["number"] + 1]
+    assert again["params"] == cut["params"]
+    assert begun[5] == begun[4] == cut["params"]["learning_rate"]
 
 
 @pytest.mark.slow
