@@ -253,11 +253,12 @@ def _content(
     last = outcome.folds[-1]
     several = len(outcome.folds) > 1
     summed = hasattr(components.evaluator, "summarise")
+    sealed = "sealed test rows" if hasattr(line.data, "iloc") else "sealed test part"
     return report.ReportContent(
         title=components.recipe.name,
         run_id=line.work.run_id,
         recipe=recipe,
-        metrics={"mean over the sealed folds" if several else "sealed test rows": results["metrics"]},
+        metrics={"mean over the sealed folds" if several else sealed: results["metrics"]},
         directions={metric.name: metric.direction for metric in components.metrics},
         baselines=results["baselines"],
         folds=results["folds"] if several else (),
