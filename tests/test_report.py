@@ -216,6 +216,40 @@ def test_colours_follow_the_theme_of_the_reader(text):
     assert "#0a0b0" not in drawn
 
 
+@pytest.mark.parametrize(("low", "high", "words"), [(1e-5, 0.5, ["0.0001", "0.001", "0.01", "0.1"]), (2.0, 7.0, ["2", "3", "4", "6"])])
+def test_a_logarithmic_axis_has_numbers_and_no_formulas(content, tmp_path, low, high, words):
+    """Also within one power of ten, where only small ticks can be labelled."""
+
+    def draw(axes):
+        axes.plot([1, 2], [low, high])
+        axes.set_yscale("log")
+
+    report.write(tmp_path / "r.html", replace(content, figures={"log": Figure("Logarithmic", draw, "")}, hpo=None))
+    text = (tmp_path / "r.html").read_text()
+    assert "mathdefault" not in text
+    labels = re.findall(r"<text[^>]*>([^<]+)</text>", text)
+    assert set(words) <= set(labels)
+
+
+def test_seeds_are_names_and_no_amounts(content, tmp_path):
+    """In the audit and in tables; an amount beside them keeps its separators."""
+    table = pd.DataFrame({"seed": [1664526938], "steps": [20000]})
+    report.write(tmp_path / "r.html", replace(content, audit={"seeds": [1664526938, 7], "rows": [12000]}, tables={"episodes": table}))
+    text = (tmp_path / "r.html").read_text()
+    assert "1664526938, 7" in text
+    assert text.count("1664526938") == 2
+    assert "12,000" in text
+    assert "20,000" in text
+
+
+def test_without_rows_nothing_is_said_of_them(content, tmp_path):
+    """The columns of an environment have no nulls and no values in training."""
+    report.write(tmp_path / "r.html", replace(content, data={}))
+    text = (tmp_path / "r.html").read_text()
+    assert "values in training" not in text
+    assert "columns that a prediction needs" in text
+
+
 def test_no_grid_is_drawn_over_an_image(content, tmp_path):
     """A confusion matrix is an image with numbers; lines through them would strike them out."""
 

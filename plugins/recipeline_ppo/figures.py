@@ -41,7 +41,7 @@ def of_training(history: History) -> dict[str, Figure]:
     )
     found["updates"] = Figure(
         "How far each update moved", lambda axes: _updates(axes, updates, told),
-        "Approximate KL divergence (Schulman 2020) and the share of clipped ratios, medians over stretches of the training.",
+        "Approximate KL divergence (Schulman 2020) and the share of clipped ratios, medians over stretches of training; gaps are zeros.",
     )  # fmt: skip
     found["fit"] = Figure(
         "Entropy and explained variance", lambda axes: _fit(axes, updates, told),
@@ -99,7 +99,7 @@ def _medians(updates: pd.DataFrame, name: str) -> tuple[NDArray[np.float64], NDA
 def _updates(axes: Any, updates: pd.DataFrame, told: Sequence[Mapping[str, Any]]) -> None:
     for name, words in (("approx_kl", "approximate KL (nats)"), ("clip_fraction", "clipped share")):
         steps, values = _medians(updates, name)
-        axes.plot(steps, np.maximum(values, 1e-6), label=words)
+        axes.plot(steps, np.where(values > 0, values, np.nan), marker=".", markersize=3, label=words)  # nothing is no point of this axis
     axes.set_yscale("log")
     _mark(axes, told, int(updates["step"].iloc[-1]))
     axes.legend()
@@ -145,6 +145,15 @@ def _mark(axes: Any, told: Sequence[Mapping[str, Any]], last: int) -> None:
         )
         seen.add(name)
     axes.set_xlim(0, max(last, 1))
+    axes.xaxis.set_major_formatter(lambda step, _: _short(step))
     axes.set_xlabel("environment steps")
     if seen:
         axes.legend()
+
+
+def _short(step: float) -> str:
+    """2500 as 2.5k, 3000000 as 3M: seven digits at every tick run into each other."""
+    for unit, sign in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(step) >= unit:
+            return f"{step / unit:g}{sign}"
+    return f"{step:g}"

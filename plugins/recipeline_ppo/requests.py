@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from recipeline_ppo.spaces import Leaf
 from recipeline_ppo.states import StateColumns, States
@@ -67,18 +68,31 @@ def request_model(columns: StateColumns, *, memory: int = 0) -> type[PolicyReque
         allowed = Annotated[list[_Flag], Field(min_length=n, max_length=n), AfterValidator(_allows(columns))]
         fields["action_mask"] = (allowed, Field(description="True or 1 where an action is allowed"))
     else:
-        fields["action_mask"] = (None, Field(default=None, description="this environment has no masks"))
+        said = "this environment has no masks"
+        fields["action_mask"] = (_absent(said), Field(default=None, description=said))
     if memory:
         kept = Annotated[list[Annotated[float, Field(allow_inf_nan=False)]], Field(min_length=memory, max_length=memory)]
         said = "memory of the last answer; left out where an episode begins"
         fields["memory"] = (kept | None, Field(default=None, description=said))
     else:
-        fields["memory"] = (None, Field(default=None, description="this policy has no memory"))
+        said = "this policy has no memory"
+        fields["memory"] = (_absent(said), Field(default=None, description=said))
     example = {"observation": _example(columns), **({"action_mask": [True] * columns.action.mask_width} if columns.masked else {})}
     made = create_model("PolicyRequest", __base__=PolicyRequest, **fields)
     made.model_config["json_schema_extra"] = {"examples": [{**example, "deterministic": True}]}
     made.model_rebuild(force=True)
     return made
+
+
+def _absent(said: str) -> Any:
+    """Null, or a word why nothing else can stand here."""
+
+    def check(value: Any) -> Any:
+        if value is not None:
+            raise PydanticCustomError("absent", f"{said}: leave it out")
+        return value
+
+    return Annotated[None, BeforeValidator(check)]
 
 
 def _flag(value: Any) -> bool:
@@ -111,28 +125,33 @@ def _kind(leaf: Leaf, bounds: Any) -> Any:
         kind = Annotated[kind, AfterValidator(_within(low, high))]
     for size in reversed(shape):
         kind = Annotated[list[kind], Field(min_length=size, max_length=size)]
-    return kind if same else Annotated[kind, AfterValidator(_each_within(own))]
+    return kind if same else Annotated[kind, AfterValidator(_each_within(own, shape))]
 
 
 def _within(low: float | None, high: float | None) -> Any:
     def check(value: Any) -> Any:
         single = float(np.float32(value))
         if (low is not None and single < np.float32(low)) or (high is not None and single > np.float32(high)) or not np.isfinite(single):
-            raise ValueError(f"{value:g} lies outside of {_words(low, high)}")
+            raise PydanticCustomError("range", f"{value:g} lies outside of {_words(low, high)}")
         return value
 
     return check
 
 
-def _each_within(bounds: Sequence[tuple[float | None, float | None]]) -> Any:
+def _each_within(bounds: Sequence[tuple[float | None, float | None]], shape: Sequence[int]) -> Any:
+    """Every number within its own bounds; each that is not is told at its place in the array."""
     checks = [_within(low, high) for low, high in bounds]
 
     def check(values: Any) -> Any:
+        found: list[InitErrorDetails] = []
         for number, (value, one) in enumerate(zip(np.asarray(values).reshape(-1).tolist(), checks, strict=True)):
             try:
                 one(value)
-            except ValueError as error:
-                raise ValueError(f"entry {number}: {error}") from None
+            except PydanticCustomError as error:
+                place = tuple(int(at) for at in np.unravel_index(number, tuple(shape)))
+                found.append(InitErrorDetails(type=error, loc=place, input=value))
+        if found:
+            raise ValidationError.from_exception_data("observation", found)
         return values
 
     return check

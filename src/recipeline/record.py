@@ -144,7 +144,7 @@ def compose(folder: Path, line: Line, split: Split, outcome: Outcome, hashes: np
     if line.rival is not None:
         results["champion"] = {"run_id": line.rival.run_id, "reason": line.rival.reason}
     summary = folds.summary(components.evaluator, outcome.folds)
-    audit = dict(split.audit) | {"folds": list(folds.rows_of(split)), "sealed": _sealed(split, hashes)}
+    audit = dict(split.audit) | {"folds": list(folds.rows_of(split)), "sealed": _sealed(split, hashes, work.identity["data"])}
     rows = rows_of(line.selected, line.data)
     if rows is not None:
         fitted, every = rows.sample(_kept(split))
@@ -232,10 +232,14 @@ def _folder_of(components: Components) -> str | None:
     return folder.relative_to(project).as_posix() if folder.is_relative_to(project) else None
 
 
-def _sealed(split: Split, hashes: np.ndarray[Any, Any] | None) -> list[str]:
-    """SHA-256 of the sealed rows of every fold, so that two runs can say whether they were judged on the same."""
+def _sealed(split: Split, hashes: np.ndarray[Any, Any] | None, fingerprint: str) -> list[str]:
+    """SHA-256 of the sealed rows of every fold, so that two runs can say whether they were judged on the same.
+
+    Data without rows are known by their fingerprint, and what is sealed of them by what the splitter says: the seeds of episodes.
+    """
     if hashes is None:
-        return []
+        named = [np.asarray(fold.test) for fold in split.folds if fold.test is not None]
+        return [hashlib.sha256(fingerprint.encode() + test.tobytes()).hexdigest() for test in named]
     return [hashlib.sha256(hashes[fold.test].tobytes()).hexdigest() for fold in split.folds if fold.test is not None]
 
 
@@ -253,11 +257,12 @@ def _content(
     last = outcome.folds[-1]
     several = len(outcome.folds) > 1
     summed = hasattr(components.evaluator, "summarise")
+    sealed = "sealed test rows" if hasattr(line.data, "iloc") else "sealed test part"
     return report.ReportContent(
         title=components.recipe.name,
         run_id=line.work.run_id,
         recipe=recipe,
-        metrics={"mean over the sealed folds" if several else "sealed test rows": results["metrics"]},
+        metrics={"mean over the sealed folds" if several else sealed: results["metrics"]},
         directions={metric.name: metric.direction for metric in components.metrics},
         baselines=results["baselines"],
         folds=results["folds"] if several else (),

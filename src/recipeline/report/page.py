@@ -21,6 +21,7 @@ ROWS, COLUMNS = 40, 16  # of a table that are shown
 TRIALS = 25
 FEATURES = 120
 OPEN_ROWS = 12  # of tables that stand open
+SEEDS = ("seed", "seeds")  # names of random numbers, not amounts: without thousands separators
 EQUAL_IS_FINE = ("champion",)  # the same recipe on the same rows is as good as before, and no worse
 
 
@@ -252,7 +253,9 @@ def _nested(data: Any) -> list[dict[str, Any]]:
             tables = [_grid(flat, [[item.get(key) for key in flat] for item in value])] if flat else []
             lines.append({"name": label, "tables": [*tables, *(_deep(key, value) for key in deep)]})
         elif isinstance(value, (list, tuple)):
-            shown = ", ".join(_word(item) for item in value[:12]) + (f" and {len(value) - 12} more" if len(value) > 12 else "")
+            shown = ", ".join(str(item) if name in SEEDS else _word(item) for item in value[:12]) + (
+                f" and {len(value) - 12} more" if len(value) > 12 else ""
+            )
             lines.append({"name": label, "text": shown or "none"})
         else:
             lines.append({"name": label, "text": _word(value)})
@@ -321,6 +324,7 @@ def _columns(content: ReportContent) -> dict[str, Any] | None:
     names = targets.get("names", [])
     return {
         "rows": rows,
+        "seen": bool(seen),  # an environment has columns, and no rows
         "left_out": len(described) - len(rows),
         "count": len(described),
         "n": content.data.get("rows"),
@@ -360,7 +364,10 @@ def _table(name: str, frame: Any, keys: set[str]) -> dict[str, Any]:
         "names": [str(column) for column in head.columns],
         "numeric": numeric,
         "rows": [
-            [str(value) if column in keys and isinstance(value, int) else value for column, value in zip(head.columns, row, strict=True)]
+            [
+                str(value) if (column in keys or column in SEEDS) and isinstance(value, int) else value
+                for column, value in zip(head.columns, row, strict=True)
+            ]
             for row in head.astype(object).itertuples(index=False, name=None)
         ],
         "shape": frame.shape,

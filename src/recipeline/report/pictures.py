@@ -88,12 +88,28 @@ def _drawn(figure: Figure, name: str, size: tuple[float, float]) -> Markup:
         FigureCanvasSVG(canvas)
         axes = canvas.subplots()
         figure.draw(axes)
+        _plain_numbers(canvas)
         for drawn in canvas.axes:
             if drawn.images:  # matplotlib draws the grid over images
                 drawn.grid(visible=False)
         stream = io.StringIO()
         canvas.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return _themed(stream.getvalue(), figure.title)
+
+
+def _plain_numbers(canvas: Any) -> None:
+    """Powers of ten of a logarithmic axis as numbers: matplotlib writes them as formulas, which `text.parse_math` leaves as they are."""
+    from matplotlib.ticker import LogFormatter
+
+    class Plain(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""  # it knows which of the small ticks have room for a label
+
+    for axes in canvas.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                axis.set_major_formatter(Plain())
+                axis.set_minor_formatter(Plain())
 
 
 def _themed(text: str, title: str) -> Markup:

@@ -127,7 +127,7 @@ def test_an_observation_that_does_not_fit_gets_422_and_says_where(agent: Agent) 
     for body, pointer in (
         ({"observation": good[:3]}, "/observation"),
         ({"observation": [*good[:3], 99.0]}, None),  # velocities have no bounds
-        ({"observation": [5.0, *good[1:]]}, "/observation"),
+        ({"observation": [5.0, *good[1:]]}, "/observation/0"),
         ({"observation": ["x", *good[1:]]}, "/observation/0"),
         (json.dumps({"observation": [float("nan"), *good[1:]]}), "/observation/0"),
         ({"observation": good, "action_mask": [1, 1]}, "/action_mask"),

@@ -44,4 +44,8 @@ def test_the_last_agent_is_judged_on_the_same_episodes(project: Path, command: C
     assert third["baselines"]["champion"] != second["metrics"]  # four other episodes
     fourth, told = train(id="CartPole-v0")
     assert set(fourth["baselines"]) == {"random"}
+    runs = (first, second, third, fourth)
+    sealed = [json.loads(Path(run["artifact"], "split.json").read_text())["sealed"] for run in runs]
+    assert sealed[0] == sealed[1]  # `compare` says that these two were judged on the same
+    assert len({one for (one,) in sealed}) == 3
     assert told["champion"]["reason"] == f"run {third['run_id'][:8]} was trained in another environment"

@@ -306,7 +306,7 @@ def _typed(space: Any, value: Any) -> Any:
         ({}, ("observation",)),
         ({"observation": [1.0]}, ("observation",)),
         ({"observation": [1.0, "x"]}, ("observation", 1)),
-        ({"observation": [9.0, 0.0]}, ("observation",)),
+        ({"observation": [9.0, 0.0]}, ("observation", 0)),
         ({"observation": [float("nan"), 0.0]}, ("observation", 0)),
         ({"observation": [1.0, 0.0], "action_mask": [0, 0, 0]}, ("action_mask",)),
         ({"observation": [1.0, 0.0], "action_mask": [1, 1]}, ("action_mask",)),
@@ -323,6 +323,20 @@ def test_a_request_that_does_not_fit_is_refused_where_it_is_wrong(body: Any, whe
     )
     assert any(found[: len(where)] == where for found in refused(columns, body))
     assert ask(columns, {"observation": [1, 0.0], "action_mask": [True, 0, 1]}).states(columns).masks.tolist() == [[True, False, True]]
+
+
+def test_every_number_out_of_its_range_is_told_at_its_place() -> None:
+    """In an array of two dimensions with bounds of their own; what a policy does not have is to be left out, and why."""
+    low, high = np.zeros((2, 2), np.float32), np.array([[1, 2], [3, np.inf]], np.float32)
+    columns = StateColumns.from_spaces(spaces.Box(low, high), spaces.Discrete(3), masked=False)
+    with pytest.raises(ValidationError) as caught:
+        ask(columns, {"observation": [[2.0, 2.0], [-1.0, 9.0]], "action_mask": [1, 1, 1], "memory": [0.0]})
+    assert {error["loc"]: error["msg"] for error in caught.value.errors()} == {
+        ("observation", 0, 0): "2 lies outside of [0, 1]",
+        ("observation", 1, 0): "-1 lies outside of [0, 3]",
+        ("action_mask",): "this environment has no masks: leave it out",
+        ("memory",): "this policy has no memory: leave it out",
+    }
 
 
 def test_a_masked_policy_never_takes_what_is_forbidden(tmp_path: Path) -> None:
