@@ -463,6 +463,29 @@ def test_warnings_change_nothing_but_are_told():
     assert quiet.rotation.writer.infos() == warned.rotation.writer.infos()
 
 
+@pytest.mark.parametrize(("over", "gain", "goes_back"), [(1, 0.5, True), (60, 0.5, False), (60, 0.0, True)])
+def test_a_decline_that_the_good_checkpoint_has_gone_through_is_not_gone_back_for(over, gain, goes_back):
+    """The return loses 70 % at once, or over 60 updates: an alarm either way, but only the first is won back by a rollback."""
+    heard = Heard()
+    ops = OpsHarness(
+        rules=[ReturnDrop()], rotation=Rotation(every=20, events=heard), rollback=Rollback(gain=gain, stop=False), events=heard,
+        episodes=EpisodeLog(40, 10),
+    )  # fmt: skip
+    ops.start(0, dict, lambda n, v: None)
+    rng, restored = np.random.default_rng(0), []
+    for n in range(1, 260):
+        level = 200 * (1 - math.exp(-n / 30)) - 140 * min(1.0, max(0.0, (n - 150) / over))
+        metrics = {"episode_returns": [level + rng.normal(0, 5) for _ in range(3)]}
+        restored.append(ops.update(n * 10, metrics, dict, lambda s, v: None, lambda n, v: None).restored_step)
+        if n == 170:
+            ops.restore(json.loads(json.dumps(ops.state())))  # what is known of checkpoints survives
+    back = [step for step in restored if step is not None]
+    assert "anomaly" in heard.names()
+    assert bool(back) is goes_back
+    assert ("rollback_refused" in heard.names()) is not goes_back
+    assert all(step <= 1500 for step in back if over == 1)
+
+
 def test_the_value_in_force_is_schedule_times_factors_within_bounds():
     """schedule(step) * retune * backoff, clamped."""
     ops, _ = harness(

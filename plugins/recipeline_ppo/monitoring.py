@@ -25,6 +25,7 @@ SERVICES = ("llm", "qwen", "tsfm")
 TIERS = ("creative", "balanced", "fast")
 CACHES = ("llm", "policy", "forecasts")
 RULES = ("nonfinite", "loss_spike", "return_drop", "kl_blowup", "entropy_collapse", "stuck", "relative")
+OUTCOMES = {f"checkpoint_{outcome}": outcome for outcome in ("saved", "failed", "refused", "damaged")}
 STATES = {"closed": 0.0, "half-open": 1.0, "open": 2.0}
 ALGORITHM = {"algorithm": ALGORITHMS}
 
@@ -38,9 +39,7 @@ STEPS = measures.gauge("rl_steps", "Environment steps done", ALGORITHM, across="
 RATE = measures.gauge("rl_learning_rate", "Learning rate in force", ALGORITHM, across="max")
 ANOMALIES = measures.counter("rl_anomaly_total", "Alarms of the anomaly rules", {"rule": RULES, "severity": ("warn", "rollback")})
 ROLLBACKS = measures.counter("rl_rollback_total", "Rollbacks to a checkpoint", {"rule": RULES})
-CHECKPOINTS = measures.counter(
-    "rl_checkpoint_total", "Checkpoints, by what became of them", {"outcome": ("saved", "failed", "refused", "damaged")}
-)
+CHECKPOINTS = measures.counter("rl_checkpoint_total", "Checkpoints, by what became of them", {"outcome": tuple(OUTCOMES.values())})
 BREAKER = measures.gauge("circuit_breaker_state", "0 closed, 1 half-open, 2 open", {"service": SERVICES}, across="max")
 DOWNGRADES = measures.counter(
     "circuit_breaker_downgrade_total", "Moves down the ladder", {"service": SERVICES, "from_profile": TIERS, "to_profile": TIERS}
@@ -116,8 +115,8 @@ class OperationsMetricsCollector:
             ANOMALIES.inc(rule=fields["rule"], severity=fields["severity"])
         elif name == "rollback":
             ROLLBACKS.inc(rule=fields["rule"])
-        elif name.startswith("checkpoint_") and name.removeprefix("checkpoint_") in ("saved", "failed", "refused", "damaged"):
-            CHECKPOINTS.inc(outcome=name.removeprefix("checkpoint_"))
+        elif (outcome := OUTCOMES.get(name)) is not None:
+            CHECKPOINTS.inc(outcome=outcome)
         elif name == "retuning":
             RETUNINGS.inc(mode=fields["mode"])
 

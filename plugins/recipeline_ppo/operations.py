@@ -161,10 +161,12 @@ class SignedLossSpike(LossSpike):
 
     def judge(self, metrics: Mapping[str, Any]) -> str | None:
         x = metrics.get(self.metric)
-        if x is not None and x <= 0 and not self.signed:
+        if x is None:
+            return None
+        if x <= 0 and not self.signed:
             self.signed, self.ratio = True, max(10.0, self.ratio)
             self._calm_for = 0
-        return super().judge({self.metric: abs(x)} if self.signed and x is not None else metrics)
+        return self._judge(abs(float(x)) if self.signed else float(x))
 
     def restore(self, state: Mapping[str, Any]) -> None:
         super().restore(state)
@@ -349,11 +351,12 @@ class OperationsManager:
                   words, or None; rollback_path, the checkpoint to load, or None; should_downshift; current_ttl in seconds
         """
         harness, self._step = self._harness, step
-        out = dict(metrics)
-        reward = out.get("reward")
+        reward = metrics.get("reward")
         watched: Mapping[str, Any] = metrics
-        if reward is not None:
-            out["normalized_reward"] = self.reward_normalizer(reward)
+        if reward is None:
+            out = dict(metrics)
+        else:
+            out = {**metrics, "normalized_reward": self.reward_normalizer(reward)}
             episodes = harness.episodes
             episodes.add(step, (reward,))
             recent = episodes.mean()
@@ -368,9 +371,9 @@ class OperationsManager:
             "step": step,
             "entropy_coef": self._told["entropy_coef"],
             "metrics": out,
-            "checkpoint_path": self._path(outcome.saved),
+            "checkpoint_path": self._path(outcome.saved) if outcome.saved is not None else None,
             "anomaly": "; ".join(f"{a.rule}: {a.reason}" for a in outcome.anomalies) if outcome.anomalies else None,
-            "rollback_path": self._path(outcome.restored),
+            "rollback_path": self._path(outcome.restored) if outcome.restored is not None else None,
             "should_downshift": downshift,
             "current_ttl": breaker.config.reduced_ttl if downshift else breaker.config.normal_ttl,
         }
@@ -456,8 +459,8 @@ class OperationsManager:
     def _tell(self, name: str, value: float) -> None:
         self._told[name] = value
 
-    def _path(self, name: str | None) -> str | None:
-        return None if name is None else str(self._writer.path(name))
+    def _path(self, name: str) -> str:
+        return str(self._writer.path(name))
 
     def _downgraded(self, service: str, before: str, after: str) -> None:
         self._events.emit("downgrade", service=service, before=before, after=after)

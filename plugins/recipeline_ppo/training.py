@@ -196,7 +196,7 @@ def train(
     progress, events = progress or Silent(), events or Silent()
     record = _Record(Path(folder) if folder is not None else None)
     collector = OperationsMetricsCollector()
-    told = Several([record, events, collector])
+    told = Several([record, None if isinstance(events, Silent) else events, collector])
     exporter = Exporter(**operations.metrics) if operations.metrics else None
     with ExitStack() as stack:
         if exporter is not None:

@@ -59,6 +59,8 @@ class Rule:
         if reason is None:
             return None
         self.seen += 1
+        if not reason and not self.bad and not self.quiet:  # most updates of most rules
+            return None
         if not reason or self.seen <= self.warm_up:
             passed, self.bad = self.bad, 0
             if self.quiet:
@@ -99,29 +101,39 @@ class Rolling:
 
     def __init__(self, size: int) -> None:
         self.recent: deque[float] = deque(maxlen=size)
+        self._size = size
         self._ordered: list[float] = []
-        self._fresh: list[tuple[float | None, float]] = []  # (the number that left, the one that came), not yet in order
+        self._left: list[float] = []  # numbers that left since then
+        self._came = 0  # how many came since then
+        self._few = min(size, 8 + size // 16)  # for more of them one sort costs less than many insertions
 
     def add(self, x: float) -> None:
         recent = self.recent
-        self._fresh.append((recent[0] if len(recent) == recent.maxlen else None, x))
+        if self._came < self._few:
+            if len(recent) == self._size:
+                self._left.append(recent[0])
+        elif self._left:
+            self._left.clear()
+        self._came += 1
         recent.append(x)
 
     @property
     def sorted(self) -> list[float]:
-        if len(self._fresh) > 8 + len(self._ordered) // 16:  # then one sort costs less than many insertions
+        if self._came > self._few:
             self._ordered = sorted(self.recent)
         else:
-            for left, came in self._fresh:
-                if left is not None:
-                    del self._ordered[bisect_left(self._ordered, left)]
-                insort(self._ordered, came)
-        self._fresh.clear()
+            ordered, recent = self._ordered, self.recent
+            for left in self._left:
+                del ordered[bisect_left(ordered, left)]
+            for back in range(-self._came, 0):
+                insort(ordered, recent[back])
+        self._left.clear()
+        self._came = 0
         return self._ordered
 
     def quantile(self, q: float) -> float:
         """Linear between order statistics, as numpy's default."""
-        ordered = self.sorted if self._fresh else self._ordered
+        ordered = self.sorted if self._came else self._ordered
         at = q * (len(ordered) - 1)
         low = int(at)
         high = min(low + 1, len(ordered) - 1)
@@ -136,8 +148,9 @@ class Rolling:
 
     def restore(self, values: Sequence[float]) -> None:
         self.recent = deque(values, maxlen=self.recent.maxlen)
-        self._ordered = sorted(values)
-        self._fresh.clear()
+        self._ordered = sorted(self.recent)
+        self._left.clear()
+        self._came = 0
 
     def __len__(self) -> int:
         return len(self.recent)
@@ -185,8 +198,11 @@ class LossSpike(Rule):
         self._calm, self._calm_for = -math.inf, 0  # a log that is certainly no spike, and for how many updates that is certain
 
     def judge(self, metrics: Mapping[str, Any]) -> str | None:
-        x = _number(metrics, self.metric)
-        if x is None or not math.isfinite(x):
+        x = metrics.get(self.metric)
+        return None if x is None else self._judge(float(x))
+
+    def _judge(self, x: float) -> str | None:
+        if not math.isfinite(x):
             return None
         if x < 0:
             raise DataError(
@@ -201,8 +217,9 @@ class LossSpike(Rule):
         spike = above > math.log(self.ratio) and above > 6 * self.logs.spread()
         self.logs.add(log)
         middle = len(self.logs) // 2
-        if middle > 18:  # sixteen further numbers move the median by sixteen ranks at most
-            self._calm, self._calm_for = self.logs.sorted[middle - 18] + math.log(self.ratio), 16
+        if middle > 18:  # n further numbers move the median by n ranks at most
+            self._calm_for = min(32, middle - 2)
+            self._calm = self.logs.sorted[middle - self._calm_for - 2] + math.log(self.ratio)
         return f"{self.metric} {x:.3g} is {math.exp(min(above, 700)):.1f} times its median" if spike else ""
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -235,11 +252,16 @@ class ReturnDrop(Rule):
         self.high: float | None = None
 
     def judge(self, metrics: Mapping[str, Any]) -> str | None:
-        r = _number(metrics, self.metric)
-        if r is None or not math.isfinite(r):
+        r = metrics.get(self.metric)
+        if r is None:
             return None
-        self.low = r if self.low is None else min(self.low, r)
-        self.high = r if self.high is None else max(self.high, r)
+        r = float(r)
+        if not math.isfinite(r):
+            return None
+        if self.low is None or r < self.low:
+            self.low = r
+        if self.high is None or r > self.high:
+            self.high = r
         size = self.high - self.low
         if self.high - r <= self.fraction * size:  # no quantile of the good lies above the highest
             self.good.add(r)
@@ -264,8 +286,8 @@ class KLBlowup(Rule):
         self.metric, self.limit, self.ratio, self.usual = metric, limit, ratio, Rolling(window)
 
     def judge(self, metrics: Mapping[str, Any]) -> str | None:
-        kl = _number(metrics, self.metric)
-        if kl is None or not math.isfinite(kl):
+        kl = metrics.get(self.metric)
+        if kl is None or not math.isfinite(kl := float(kl)):
             return None
         if kl > self.limit:
             usual = self.usual.quantile(0.5) if len(self.usual) else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,8 +18,7 @@ class CheckpointWriter(Protocol):
     """Where checkpoints are kept. `info` is a small JSON mapping that can be rewritten without the state.
 
     `infos` is asked often: a writer on disk reads the folder once and keeps the answer in memory. Who asks changes nothing of it, and
-    may keep it: `mark` replaces an info. It is called after every update while a checkpoint is on probation; of its changes only
-    `status`, `score` and `pinned` must outlive the process.
+    may keep it: `mark` replaces an info. Of its changes only `status`, `score` and `pinned` must outlive the process.
     `write` replaces a checkpoint of that name, and may keep the state as it is: nobody changes it afterwards. Where there is no
     room it raises OSError or `recipeline.errors.Exhausted`.
     """
@@ -73,7 +72,7 @@ class Rotation:
     events: Events = field(default_factory=Silent)
     last: int = 0  # the step of the last save or crossing
     check: Callable[[Any], str | None] | None = None  # None: nonfinite_in
-    _probation: bool = True  # whether there may be candidates
+    _passed: dict[str, int] | None = None  # clean updates of every candidate; None: as the infos have them
 
     def due(self, step: int) -> bool:
         return step // self.every > self.last // self.every
@@ -87,7 +86,8 @@ class Rotation:
             return None
         name = f"checkpoint_{step:09d}"
         info = {"step": step, "status": status, "clean": 0, "score": score, "pinned": pinned}
-        self._probation = True
+        counted = self._counted()
+        counted.pop(name, None)
         failed = None
         try:
             self.writer.write(name, state, info)
@@ -96,6 +96,7 @@ class Rotation:
                 raise
             failed = error
         self._rotate()  # also then: a writer may keep in memory what it could not put on the disk
+        self._passed = {n: counted.get(n, 0) for n, i in self.writer.infos().items() if i["status"] == "candidate"}
         if failed is not None:
             self.events.emit("checkpoint_failed", step=step, reason=str(failed))
             return None
@@ -104,30 +105,49 @@ class Rotation:
 
     def clean(self) -> None:
         """One more update without an alarm: candidates come nearer to being good."""
-        if not self._probation:
+        counted = self._passed
+        if counted is None:
+            counted = self._counted()
+        if not counted:
             return
-        self._probation = False
-        for name, info in self.writer.infos().items():
-            if info["status"] == "candidate":
-                self._probation = True
-                clean = info["clean"] + 1
-                passed = clean >= self.probation
-                if passed:
-                    self.events.emit("checkpoint_good", step=info["step"], checkpoint=name)
-                self.writer.mark(name, {**info, "clean": clean, "status": "good" if passed else "candidate"})
+        for name in counted:
+            counted[name] += 1
+        if max(counted.values()) < self.probation:
+            return
+        infos = self.writer.infos()
+        for name in [name for name, clean in counted.items() if clean >= self.probation]:
+            clean, info = counted.pop(name), infos[name]
+            if info["status"] == "candidate":  # nobody has found it damaged meanwhile
+                self.events.emit("checkpoint_good", step=info["step"], checkpoint=name)
+                self.writer.mark(name, {**info, "clean": clean, "status": "good"})
+
+    def candidates(self) -> Collection[str]:
+        """The checkpoints on probation."""
+        return self._counted().keys()
+
+    def infos(self) -> dict[str, dict[str, Any]]:
+        """Those of the writer, with the clean updates of candidates as they are counted now."""
+        counted = self._counted()
+        return {name: {**info, "clean": counted.get(name, info["clean"])} for name, info in self.writer.infos().items()}
+
+    def _counted(self) -> dict[str, int]:
+        if self._passed is None:
+            self._passed = {name: info["clean"] for name, info in self.writer.infos().items() if info["status"] == "candidate"}
+        return self._passed
 
     def condemn(self, after: int, *, also: str | None = None) -> None:
         """Checkpoints of step `after` or later, and the one named, are bad."""
+        counted = self._counted()
         for name, info in self.writer.infos().items():
             if info["status"] != "bad" and ((info["step"] >= after and not info["pinned"]) or name == also):
-                self.writer.mark(name, {**info, "status": "bad"})
+                self.writer.mark(name, {**info, "clean": counted.pop(name, info["clean"]), "status": "bad"})
                 self.events.emit("checkpoint_bad", step=info["step"], checkpoint=name)
 
     def rewind(self, infos: Mapping[str, Mapping[str, Any]], *, step: int | None = None) -> None:
         """Status and clean updates as they were in `infos`, so that a resumed run promotes checkpoints when the uninterrupted one
         would. With `step`, that of the checkpoint gone on from, what came later is removed.
         """
-        self._probation = True
+        self._passed = None
         known: float = math.inf if step is None else step
         for name, info in self.writer.infos().items():
             if info["step"] > known:

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recipeline.contracts import Events, Silent
@@ -14,6 +14,8 @@ from recipeline.errors import Damaged, TrainingFailed
 from recipeline.operations.anomalies import Anomaly, NonFinite, ReturnDrop, Rule, standard_rules
 from recipeline.operations.checkpoints import Rotation
 from recipeline.operations.schedules import Schedule
+
+FOLLOWING = 10  # episodes after a checkpoint by which it is judged
 
 
 class EpisodeLog:
@@ -24,6 +26,7 @@ class EpisodeLog:
         self.recent: deque[float] = deque(maxlen=size)
         self.steps: deque[int] = deque(maxlen=max(size, memory))
         self.returns: deque[float] = deque(maxlen=max(size, memory))
+        self._mean: float | None = None  # of `recent`, where it was asked for since that changed
 
     @property
     def entries(self) -> list[tuple[int, float]]:
@@ -36,10 +39,13 @@ class EpisodeLog:
                 self.steps.append(step)
                 self.returns.append(r)
                 self.recent.append(r)
+                self._mean = None
 
     def mean(self) -> float | None:
         count = len(self.recent)
-        return math.fsum(self.recent) / count if count >= self.at_least else None
+        if self._mean is None and count >= self.at_least:
+            self._mean = math.fsum(self.recent) / count
+        return self._mean
 
     def error(self) -> float:
         """Standard error of the difference of two such means, were training at a standstill: from differences of successive
@@ -51,9 +57,14 @@ class EpisodeLog:
         square = math.fsum((y - x) ** 2 for x, y in itertools.pairwise(values)) / (2 * (len(values) - 1))
         return math.sqrt(2 * square / len(self.recent))
 
+    def since(self, step: int) -> list[float]:
+        """Returns of the episodes that ended at `step` or later, as far as they are remembered."""
+        return [r for s, r in zip(self.steps, self.returns, strict=True) if s >= step]
+
     def restore(self, steps: Iterable[int], returns: Iterable[float]) -> None:
         for known in (self.steps, self.returns, self.recent):
             known.clear()
+        self._mean = None
         self.steps.extend(steps)
         self.returns.extend(returns)
         self.recent.extend(self.returns)
@@ -70,6 +81,10 @@ class Rollback:
     """Limits of going back. Updates count calls of `update`, whatever the steps do.
 
     backoff   factor on `hparam`, taken back over `recovery` clean updates
+    gain      a fall of the return is gone back for only to a checkpoint that was better: the first ten episodes that ended in its
+              probation, by more than this share of all that the return ever moved, than those since the onset. The three newest
+              good ones are asked. What learning itself has lost, they have lost, too, and it is not won by going back.
+              Loops that tell no `episode_returns` always go back
     deeper    a rollback within so many updates of the last goes further back than that one did
     per_run   so many in all; `per_window` of them within `window` updates; then RollbacksExhausted, or on without when not `stop`
     """
@@ -77,6 +92,7 @@ class Rollback:
     hparam: str = "learning_rate"
     backoff: float = 0.5
     recovery: int = 30
+    gain: float = 0.5
     deeper: int = 60
     per_run: int = 5
     per_window: int = 3
@@ -86,6 +102,8 @@ class Rollback:
     def __post_init__(self) -> None:
         if not (isinstance(self.backoff, int | float) and 0 < self.backoff <= 1):
             raise ValueError(f"rollback: backoff lies in (0, 1]; got {self.backoff!r}")
+        if isinstance(self.gain, bool) or not (isinstance(self.gain, int | float) and 0 <= self.gain < 1):
+            raise ValueError(f"rollback: gain lies in [0, 1); got {self.gain!r}")
         for name in ("recovery", "deeper", "per_run", "per_window", "window"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < (1 if name in ("recovery", "window") else 0):
@@ -149,6 +167,7 @@ class OpsHarness:
         self.backoff = self.backoff_from = 1.0
         self.rollbacks: list[int] = []  # the update of each
         self.restored: str | None = None  # the checkpoint gone back to last
+        self.followed: dict[str, tuple[float, int]] = {}  # sum and number of the returns of the first episodes in a probation
 
     def start(self, step: int, get_state: Callable[[], Any], set_hparam: Callable[[str, float], None]) -> None:
         """Before the first update: the untrained state is a pinned, good checkpoint, and the hyperparameters are set."""
@@ -182,6 +201,7 @@ class OpsHarness:
         returns = metrics.get("episode_returns")
         if returns is not None and len(returns):
             self.episodes.add(step, returns)
+            self._follow(returns)
             recent = self.episodes.mean()
             if recent is not None:
                 watched = {**metrics, "return_recent": recent}
@@ -194,7 +214,7 @@ class OpsHarness:
                 suspicious = True
         for anomaly in found:
             self.events.emit("anomaly", step=step, rule=anomaly.rule, severity=anomaly.severity, onset=anomaly.onset, reason=anomaly.reason)
-        grave = [a for a in found if a.severity == "rollback"] if found else found
+        grave = [b for a in found if a.severity == "rollback" and (b := self._worth_while(a)) is not None] if found else found
         if grave and self.rollback:
             name = self._go_back(step, grave, set_state, self.rollback)
             self._apply(step, set_hparam)
@@ -213,7 +233,10 @@ class OpsHarness:
     def save(self, step: int, get_state: Callable[[], Any], *, score: float | None = None, pinned: bool = False) -> str | None:
         """A checkpoint now, whether or not one is due (at the end of training); its name, or None when it was not written."""
         self.rotation.last = step
-        return self.rotation.save(step, self._whole(get_state), score=score, pinned=pinned)
+        name = self.rotation.save(step, self._whole(get_state), score=score, pinned=pinned)
+        there = self.rotation.writer.infos()
+        self.followed = {known: sums for known, sums in self.followed.items() if known in there and known != name}
+        return name
 
     def value(self, name: str, step: int) -> float:
         """The value in force."""
@@ -222,9 +245,9 @@ class OpsHarness:
             x *= self.retune.get(name, 1.0)
         if self.backoff < 1.0 and self.rollback and name == self.rollback.hparam:
             x *= self.backoff
-        if name in self.bounds:
-            low, high = self.bounds[name]
-            x = min(high, max(low, x))
+        if (bounds := self.bounds.get(name)) is not None:
+            low, high = bounds
+            x = low if x < low else min(x, high)
         return x
 
     def state(self) -> dict[str, Any]:
@@ -234,8 +257,9 @@ class OpsHarness:
             **{key: getattr(self, key) for key in ("updates", "backoff", "backoff_from", "restored")},
             "rollbacks": list(self.rollbacks),
             "retune": dict(self.retune),
+            "followed": {name: list(sums) for name, sums in self.followed.items()},
             "last": self.rotation.last,
-            "checkpoints": self.rotation.writer.infos(),
+            "checkpoints": self.rotation.infos(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -243,6 +267,36 @@ class OpsHarness:
         for key in ("updates", "backoff", "backoff_from", "restored"):
             setattr(self, key, state[key])
         self.rollbacks, self.retune, self.rotation.last = list(state["rollbacks"]), dict(state["retune"]), state["last"]
+        self.followed = {name: (total, count) for name, (total, count) in state["followed"].items()}
+
+    def _follow(self, returns: Sequence[float]) -> None:
+        """What the policies after every checkpoint on probation earned at first."""
+        finite: list[float] | None = None
+        for name in self.rotation.candidates():
+            total, count = self.followed.get(name, (0.0, 0))
+            if count < FOLLOWING:
+                finite = [float(r) for r in returns if math.isfinite(r)] if finite is None else finite
+                first = finite[: FOLLOWING - count]
+                self.followed[name] = total + math.fsum(first), count + len(first)
+
+    def _worth_while(self, alarm: Anomaly) -> Anomaly | None:
+        """The alarm, with an earlier onset where the newest good checkpoint has gone through the fall already; None where all have."""
+        rule = next((rule for rule in self.rules if rule.name == alarm.rule and isinstance(rule, ReturnDrop)), None)
+        now = self.episodes.since(alarm.onset)
+        if rule is None or rule.low is None or rule.high is None or self.rollback is None or not now:
+            return alarm
+        enough = math.fsum(now) / len(now) + self.rollback.gain * (rule.high - rule.low)
+        infos = self.rotation.writer.infos()
+        good = sorted(((i["step"], n) for n, i in infos.items() if i["status"] == "good" and i["step"] < alarm.onset), reverse=True)
+        for place, (step, name) in enumerate(good[:3]):
+            total, count = self.followed.get(name, (0.0, 0))
+            if total / count > enough if count else place == 0:  # of the start nothing is known
+                return alarm if place == 0 else replace(alarm, onset=step + 1)
+        if not good:
+            return alarm
+        why = f"the episodes after {good[0][1]} were hardly better"
+        self.events.emit("rollback_refused", step=alarm.step, rule=alarm.rule, reason=why)
+        return None
 
     def _go_back(self, step: int, grave: Sequence[Anomaly], set_state: Callable[[Any, int], None], limits: Rollback) -> str | None:
         onset, cause = min(alarm.onset for alarm in grave), grave[0]
@@ -290,8 +344,9 @@ class OpsHarness:
         return bool(name and self.rotation.writer.infos().get(name, {}).get("pinned"))
 
     def _apply(self, step: int, set_hparam: Callable[[str, float], None]) -> None:
-        for name in self.hparams:
-            set_hparam(name, self.value(name, step))
+        changed = self.retune or self.backoff < 1.0 or self.bounds
+        for name, schedule in self.hparams.items():
+            set_hparam(name, self.value(name, step) if changed else schedule(step))
 
     def _whole(self, get_state: Callable[[], Any]) -> dict[str, Any]:
         return {"state": get_state(), "operations": self.state()}

@@ -27,22 +27,26 @@ class WindowedNormalizer:
         if not math.isfinite(x):
             self.dropped += 1
             return 0.0
-        if len(self.values) < self.window:
-            self.values.append(x)
-            change = x - self._mean
-            self._mean += change / len(self.values)
-            self._square += change * (x - self._mean)
+        values, window, before = self.values, self.window, self._mean
+        if len(values) < window:
+            values.append(x)
+            change = x - before
+            self._mean = mean = before + change / len(values)
+            self._square += change * (x - mean)
         else:
-            old, self.values[self.place] = self.values[self.place], x
-            self.place = (self.place + 1) % self.window
-            before = self._mean
-            self._mean += (x - old) / self.window
-            self._square += (x - old) * (x - self._mean + old - before)
-            if self.place == 0:  # rounding must not add up over a long run
+            place = self.place
+            old, values[place] = values[place], x
+            self.place = place = (place + 1) % window
+            change = x - old
+            self._mean = mean = before + change / window
+            self._square += change * (x - mean + old - before)
+            if place == 0:  # rounding must not add up over a long run
                 self._exactly()
-        if len(self.values) < self.warm_up:
-            return max(-self.clip, min(self.clip, x))
-        return max(-self.clip, min(self.clip, (x - self._mean) / (self.sd + 1e-8)))
+        if len(values) >= self.warm_up:
+            square = self._square
+            x = (x - self._mean) / ((math.sqrt(square / len(values)) if square > 0.0 else 0.0) + 1e-8)
+        clip = self.clip
+        return -clip if x < -clip else min(x, clip)
 
     @property
     def mean(self) -> float:
@@ -50,7 +54,7 @@ class WindowedNormalizer:
 
     @property
     def sd(self) -> float:
-        return math.sqrt(max(0.0, self._square) / len(self.values)) if self.values else 0.0
+        return math.sqrt(self._square / len(self.values)) if self._square > 0.0 else 0.0
 
     def _exactly(self) -> None:
         self._mean = math.fsum(self.values) / len(self.values)

@@ -51,10 +51,7 @@ class Schedule:
 
     def __call__(self, step: float) -> float:
         if step < self.warm_up:
-            return self._value(self.warm_up) * (step + 1) / (self.warm_up + 1)
-        return self._value(step)
-
-    def _value(self, step: float) -> float:
+            return self(self.warm_up) * (step + 1) / (self.warm_up + 1)
         if self.shape == "constant":
             return self.start
         if self.shape == "piecewise":
