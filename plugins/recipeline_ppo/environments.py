@@ -330,6 +330,13 @@ class Environments:
         return np.array_equal(row, self.observations[longest])
 
 
+def broken(error: Exception, when: str, name: str = "") -> DataError:
+    """What an environment raised, as an error of ours: it is somebody else's, and not the estimator that failed."""
+    words = str(error).strip().partition("\n")[0] or "no reason given"
+    hint = "mend the environment; the same command again goes on from what is there"
+    return DataError(f"the environment raised {type(error).__name__} in {when}: {words}", hint=hint, slug="environment-failed", where=name)
+
+
 def limit_of(env: Any) -> tuple[Any, int | None]:
     """The environment inside the wrappers whose work is done here, and its time limit."""
     limit = None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from recipeline.contracts import Evaluation, Fold, Metric, Part, Predictor, Selected, Split
 from recipeline.errors import DataError, Problem
+from recipeline_ppo.environments import broken
 from recipeline_ppo.spaces import MASK_KEY
 from recipeline_ppo.states import StateColumns
 
@@ -23,6 +24,7 @@ SEALED, INNER = 1, 2  # streams of the recipe's seed
 ENVIRONMENTS = 64  # played side by side
 LONGEST = 100_000  # steps of an episode in an environment without a limit
 RESAMPLES = 2_000
+MEND = "mend the environment; the same command again judges without training anew"
 
 
 class Episodes:
@@ -151,7 +153,8 @@ def _played(
         observations = columns.rows(rows)
         if not np.isfinite(observations).all():
             player = playing[int(np.flatnonzero(~np.isfinite(observations).all(axis=1))[0])]
-            raise DataError(f"the observation has a NaN or an infinity in step {player.length}", slug="nonfinite", where=factory.name)
+            what = f"the observation has a NaN or an infinity in step {player.length}"
+            raise DataError(what, hint=MEND, slug="nonfinite", where=factory.name)
         masks = _masks(playing, columns, factory)
         answered = agent.act(observations, masks, deterministic=deterministic, rng=rng, **_remembered(playing))
         if answered.memory is not None:
@@ -159,9 +162,12 @@ def _played(
                 player.memory = memory
         going: list[_Player] = []
         for player, action in zip(playing, answered.action, strict=True):
-            player.observation, reward, terminated, truncated, player.info = player.environment.step(action)
+            try:
+                player.observation, reward, terminated, truncated, player.info = player.environment.step(action)
+            except Exception as error:
+                raise broken(error, f"step {player.length} of an evaluation", factory.name) from error
             if not np.isfinite(reward):
-                raise DataError(f"the reward is {reward} in step {player.length}", slug="nonfinite", where=factory.name)
+                raise DataError(f"the reward is {reward} in step {player.length}", hint=MEND, slug="nonfinite", where=factory.name)
             player.total += float(reward)
             player.length += 1
             if not terminated and not truncated:

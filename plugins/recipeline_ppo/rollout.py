@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from recipeline.errors import RecipelineError
 from recipeline.operations import DiscountedNormalizer, WindowedNormalizer
 from recipeline_ppo.distributions import Distribution
-from recipeline_ppo.environments import Environments
+from recipeline_ppo.environments import Environments, broken
 from recipeline_ppo.gae import gae
 from recipeline_ppo.normalizer import ObservationNormalizer
 from recipeline_ppo.ppo import Batch, Order
@@ -89,7 +90,12 @@ def collect(
         outputs[t] = out = networks.policy(observations[t])
         actions[t] = action = pi.sample(out, noise[t], mask)
         active, before = min(n, left) if exactly else n, environments.steps
-        gained, terminated[t], ended[t], dropped = environments.step(pi.native(action), active)
+        try:
+            gained, terminated[t], ended[t], dropped = environments.step(pi.native(action), active)
+        except RecipelineError:
+            raise
+        except Exception as error:
+            raise broken(error, f"step {environments.steps}") from error
         if dropped:
             valid[t, dropped] = False
         if rewards is not None:

@@ -253,7 +253,8 @@ class _Loop:
             if metrics["nonfinite"]:
                 self.events.emit("transitions_dropped", step=step, count=metrics["nonfinite"])
             record.update(harness.updates + 1, step, metrics)  # before a checkpoint that holds it is written
-            outcome = harness.update(step, metrics, self._get_state, self._set_state, learner.set_hparam)
+            watched = _finite(metrics) if metrics["nonfinite"] and not metrics["epochs"] else metrics
+            outcome = harness.update(step, watched, self._get_state, self._set_state, learner.set_hparam)
             if outcome.restored is not None and outcome.restored_step is not None:
                 done.rollbacks += 1
                 done.undone_steps += step - outcome.restored_step
@@ -423,6 +424,11 @@ def _not_finite(whole: Mapping[str, Any]) -> str | None:
     if any(map(nonfinite_in, state.buffers)):
         return nonfinite_in(state["arrays"])
     return None if state.rewards is None else nonfinite_in(state.rewards, "rewards")
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a rollout that was dropped whole: no update was made of it, and losses that do not exist are no accident of the policy."""
+    return {name: value for name, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}
 
 
 def _number(value: Any) -> bool:

@@ -49,6 +49,7 @@ class Attempt:
         self.run: tracking.Tracked | None = None
         self.work: Work | None = None
         self.events = _Events()
+        self.rows = True  # whether the data have rows, and so a fingerprint of all that they are
         self._open = ExitStack()
         self._log: logs.Kept | None = None
 
@@ -121,8 +122,15 @@ class Attempt:
             recipe=text_of(self.components),
             log=logs.tail() + logs.mask("".join(traceback.format_exception(error))),
         )
-        if self.work is not None and isinstance(error, RecipelineError) and error.code in {5, 10}:
+        if self.work is not None and isinstance(error, RecipelineError) and error.code in {5, 10} and not self._mendable(error):
             self.work.discard()  # the same data and estimator would fail the same way; there is nothing to go on with
+
+    def _mendable(self, error: RecipelineError) -> bool:
+        """Data without rows, an environment, are known by their name and not by their content: mended they are the same data, and
+        hours of training stand in the folder.
+        """
+        assert self.work is not None
+        return error.code == 5 and not self.rows and any(path.is_file() for path in self.work.folder.glob("fold-*/**/*"))
 
 
 class _Events:

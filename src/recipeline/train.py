@@ -96,6 +96,7 @@ def train(
         base = further.base(components, resume, fingerprint(data, hashes, components))
         known = identity(components, data, hashes) | ({} if base is None else {"extends": base.pipeline.run_id})
         with Work.open(settings.execution.work_folder, known, resume=None if base is not None else resume) as work:
+            attempt.rows = hashes is not None
             run = attempt.start(work)
             folder = work.folder / "artifact"
             if not folder.is_dir():

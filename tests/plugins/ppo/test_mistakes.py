@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import recipeline
 from answers import Answer
 from plugins.ppo.agents import CARTPOLE, arrays, same
+from plugins.ppo.worlds import Corridor
+from recipeline import registry
 from recipeline_ppo.learner import Learner
 
 pytestmark = pytest.mark.xdist_group("agents")
@@ -187,6 +190,79 @@ def test_a_damaged_record_is_exit_9_and_the_checkpoints_stay(interrupted: list[P
     assert "updates.jsonl: line 1 is not what was written; take that line out" in last_line(answer)
     record.write_text("\n".join(lines) + "\n")
     assert train("--resume").code == 0
+
+
+# --- environments that break while it is night -----------------------------------------------------------------------------
+
+
+class Fragile(Corridor):
+    """Raises, or gives a NaN, at a step of its life, until a file says that somebody mended it."""
+
+    def __init__(self, breaks: int = 150, nan: bool = False) -> None:
+        super().__init__(20)
+        self.breaks, self.nan = breaks, nan
+
+    def step(self, action: Any) -> Any:
+        observation, reward, over, cut, info = super().step(action)
+        if self.done >= self.breaks and not Path("mended").exists():
+            if not self.nan:
+                raise OSError("the licence server of the simulator is away\nand more")
+            reward = float("nan")
+        return observation, reward, over, cut, info
+
+    def get_state(self) -> Any:
+        return {"place": self.place, "done": self.done}
+
+    def set_state(self, state: Any) -> None:
+        self.place, self.done = state["place"], state["done"]
+
+
+@pytest.fixture
+def fragile() -> Iterator[None]:
+    recipeline.register("part", "fragile", Fragile)
+    yield
+    registry.unregister("part", "fragile")
+
+
+@pytest.mark.parametrize(
+    ("params", "words", "resumed"),
+    [
+        (
+            "breaks: 200",
+            "the environment raised OSError in step 800: the licence server of the simulator is away;",
+            True,
+        ),  # in training, of which four copies have a quarter each
+        ("breaks: 10, nan: true", "the reward is nan in step 9", False),  # the evaluation, where one is enough
+    ],
+)
+def test_hours_of_training_outlive_an_environment_that_breaks(
+    params: str, words: str, resumed: bool, fragile: None, project: Path, command: Callable[..., Answer]
+) -> None:
+    """Exit 5 in one line; mended, the same command goes on in the same run, and ends as one that never broke."""
+    loader = f"environment: {{class_path: fragile, params: {{{params}}}}}"
+    text = (
+        SMALL.replace("id: CartPole-v1", loader)
+        .replace(", success_rate", "")
+        .replace("hidden: [8]", "hidden: [8]\n    max_nonfinite: 9999")
+    )
+    Path("fragile.yaml").write_text(text)
+    arguments = ("train", "--recipe-file", "fragile.yaml", "--json", *QUIET)
+    broken = command(*arguments)
+    assert broken.code == 5, broken
+    assert words in last_line(broken)
+    assert "mend the environment; the same command again" in last_line(broken)
+    assert list(Path(".recipeline", "work").glob("*/fold-episodes/**/state.safetensors"))
+    Path("mended").touch()
+    mended = command(*arguments)
+    assert mended.code == 0, mended
+    assert mended.json["resumed"] is True
+    assert bool([event for event in events(mended) if event["event"] == "resumed"]) is resumed
+    assert not list(Path(".recipeline", "work").iterdir())
+    listed = command("list", "runs", "--json").json
+    assert "FAILED" not in str(listed)
+    if resumed:
+        whole = command(*arguments, "--set", "execution.work_folder=else")
+        assert same(arrays(mended.json["artifact"]), arrays(whole.json["artifact"]))
 
 
 # --- a batch of states -----------------------------------------------------------------------------------------------------

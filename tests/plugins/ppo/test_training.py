@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from plugins.ppo.worlds import ACTIONS, Drift, drift
+from plugins.ppo.worlds import ACTIONS, Corridor, Drift, drift
 from recipeline import measures
 from recipeline.contracts import Silent
 from recipeline.errors import Conflict, DataError, RecipeError, TrainingFailed
@@ -340,6 +340,17 @@ def test_a_search_can_stop_a_training():
     assert asked[-1][0] <= done.step < asked[-1][0] + 32  # told of a round step, in the rollout that reached it
     assert done.step < 4000
     assert [step // 200 for step, _ in asked] == sorted({step // 200 for step, _ in asked})
+
+
+def test_a_rollout_of_nothing_but_nan_is_no_accident_of_the_policy():
+    """No update is made of it, none is undone, and training goes on when the environment is well again."""
+    spoiled = learner(factory=lambda: Corridor(20, dict.fromkeys(range(17, 49), "reward")))
+    done = train(spoiled, 320, Operations(checkpoint=False))
+    assert done.step == 320
+    assert done.rollbacks == 0
+    assert not {"anomaly", "rollback"} & set(names(done.events))
+    assert "transitions_dropped" in names(done.events)
+    assert [row["epochs"] for row in done.history[:4]] == [2, 0, 0, 2]
 
 
 def test_what_a_search_hears_is_its_metric():
