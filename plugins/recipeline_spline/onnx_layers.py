@@ -14,24 +14,32 @@ LSTM_GATES, GRU_GATES = (0, 3, 1, 2), (1, 0, 2)
 
 
 def opaque(committee: Any) -> Any:
-    """A copy of the networks whose recurrent layers are operators of our own, so that nothing looks into them."""
+    """A copy of the networks whose recurrent layers are operators that nothing looks into, with weights as ONNX has them.
+
+    It is there to be exported; it cannot answer.
+    """
     import copy
 
     import torch
 
     class Opaque(torch.nn.Module):
+        """w (sides, gates D, c), r (sides, gates D, D) and b (sides, 2 gates D) of every layer, in ONNX's order of gates."""
+
         def __init__(self, layer: Any) -> None:
             super().__init__()
-            self.layers, self.both = layer.num_layers, layer.bidirectional
-            self.lstm = isinstance(layer, torch.nn.LSTM)
-            self.weights = torch.nn.ParameterList(one for every in layer.all_weights for one in every)
+            self.lstm, sides = isinstance(layer, torch.nn.LSTM), 2 if layer.bidirectional else 1
+            every, gates = layer.all_weights, LSTM_GATES if self.lstm else GRU_GATES
+            stacked = []
+            for first in range(0, len(every), sides):
+                w, r, b_w, b_r = (torch.stack([_ordered(one[at], gates) for one in every[first : first + sides]]) for at in range(4))
+                stacked += [w, r, torch.cat([b_w, b_r], dim=1)]
+            self.weights = torch.nn.ParameterList(stacked)
 
         def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, Any]:
-            weights = list(self.weights)
             if self.lstm:
-                y, h, c = torch.ops.recipeline.lstm(x, weights, self.layers, self.both)
+                y, h, c = torch.ops.recipeline.lstm(x, list(self.weights))
                 return y, (h, c)
-            y, h = torch.ops.recipeline.gru(x, weights, self.layers, self.both)
+            y, h = torch.ops.recipeline.gru(x, list(self.weights))
             return y, h
 
     _operators()
@@ -43,72 +51,54 @@ def opaque(committee: Any) -> Any:
     return found
 
 
-@lru_cache(maxsize=1)
-def _operators() -> None:
-    """Tell torch of `recipeline::lstm` and `recipeline::gru`: x (B, L, c), batch first, from a state of zeros, weights as in
-    `nn.LSTM.all_weights`, one list of four for each layer and direction -> y (B, L, sides D), last states (layers sides, B, D)."""
+def _ordered(weights: torch.Tensor, gates: Sequence[int]) -> torch.Tensor:
+    """(gates D, …) with the gates in another order."""
     import torch
 
-    def sizes(x: torch.Tensor, weights: Sequence[torch.Tensor], layers: int, both: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        sides, hidden = 2 if both else 1, weights[1].shape[1]
-        return x.new_empty(x.shape[0], x.shape[1], sides * hidden), x.new_empty(layers * sides, x.shape[0], hidden)
+    parts = weights.detach().chunk(len(gates))
+    return torch.cat([parts[gate] for gate in gates])
 
-    def lstm(x: torch.Tensor, weights: list[torch.Tensor], layers: int, both: bool) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        zero = torch.zeros_like(sizes(x, weights, layers, both)[1])
-        y, h, c = torch.lstm(x, (zero, zero), weights, True, layers, 0.0, False, both, True)
-        return y, h, c
 
-    def gru(x: torch.Tensor, weights: list[torch.Tensor], layers: int, both: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        y, h = torch.gru(x, torch.zeros_like(sizes(x, weights, layers, both)[1]), weights, True, layers, 0.0, False, both, True)
-        return y, h
+@lru_cache(maxsize=1)
+def _operators() -> Any:
+    """Tell torch of `recipeline::lstm` and `recipeline::gru`: x (B, L, c), weights of `Opaque` -> y (B, L, sides D) and the last states
+    (layers sides, B, D). They have shapes and no arithmetic."""
+    import torch
 
-    given = "(Tensor x, Tensor[] weights, int layers, bool both)"
-    torch.library.custom_op("recipeline::lstm", lstm, mutates_args=(), schema=f"{given} -> (Tensor, Tensor, Tensor)").register_fake(
-        lambda *told: (*sizes(*told), torch.empty_like(sizes(*told)[1]))
-    )
-    torch.library.custom_op("recipeline::gru", gru, mutates_args=(), schema=f"{given} -> (Tensor, Tensor)").register_fake(sizes)
+    def shapes(x: torch.Tensor, weights: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        sides, hidden = weights[1].shape[0], weights[1].shape[2]
+        return x.new_empty(x.shape[0], x.shape[1], sides * hidden), x.new_empty(len(weights) // 3 * sides, x.shape[0], hidden)
+
+    library = torch.library.Library("recipeline", "DEF")  # which forgets what it was told when nobody holds it
+    library.define("lstm(Tensor x, Tensor[] weights) -> (Tensor, Tensor, Tensor)")
+    library.define("gru(Tensor x, Tensor[] weights) -> (Tensor, Tensor)")
+    torch.library.register_fake("recipeline::lstm", lambda x, weights: (*shapes(x, weights), shapes(x, weights)[1]), lib=library)
+    torch.library.register_fake("recipeline::gru", shapes, lib=library)
+    return library
 
 
 def translations() -> dict[Any, Callable[..., Any]]:
-    """The operators as ONNX's own."""
+    """The operators as ONNX's own, for `torch.onnx.export`."""
     import torch
 
     _operators()
-    return {
-        torch.ops.recipeline.lstm.default: _recurrent("LSTM", LSTM_GATES),
-        torch.ops.recipeline.gru.default: _recurrent("GRU", GRU_GATES),
-    }
+    return {torch.ops.recipeline.lstm.default: _translation("LSTM"), torch.ops.recipeline.gru.default: _translation("GRU")}
 
 
-def _recurrent(kind: str, gates: Sequence[int]) -> Callable[..., Any]:
+def _translation(kind: str) -> Callable[..., Any]:
     from onnxscript import opset18 as op
 
-    def numbers(*values: int) -> Any:
-        return op.Constant(value_ints=list(values))
-
-    def stacked(weights: Sequence[Any]) -> Any:
-        """The weights of both directions (2, gates · hidden, …), gates in ONNX's order."""
-        ordered = []
-        for one in weights:
-            parts = op.Split(one, axis=0, num_outputs=len(gates))
-            ordered.append(op.Unsqueeze(op.Concat(*(parts[gate] for gate in gates), axis=0), numbers(0)))
-        return ordered[0] if len(ordered) == 1 else op.Concat(*ordered, axis=0)
-
-    def translate(x: Any, weights: Sequence[Any], layers: int, both: bool) -> Any:
-        sides = 2 if both else 1
-        direction, hidden = "bidirectional" if both else "forward", int(weights[1].shape[1])
+    def translate(x: Any, weights: Sequence[Any]) -> Any:
+        sides, _, hidden = (int(size) for size in weights[1].shape)
+        told = {"hidden_size": hidden, "direction": "bidirectional" if sides == 2 else "forward"}
         states: list[list[Any]] = []
         y = op.Transpose(x, perm=[1, 0, 2])
-        for layer in range(layers):
-            of_layer = [weights[(layer * sides + side) * 4 : (layer * sides + side + 1) * 4] for side in range(sides)]
-            w, r = stacked([one[0] for one in of_layer]), stacked([one[1] for one in of_layer])
-            b = op.Concat(stacked([one[2] for one in of_layer]), stacked([one[3] for one in of_layer]), axis=1)
-            if kind == "LSTM":
-                y, *ended = op.LSTM(y, w, r, b, hidden_size=hidden, direction=direction)
-            else:
-                y, *ended = op.GRU(y, w, r, b, hidden_size=hidden, direction=direction, linear_before_reset=1)
+        for first in range(0, len(weights), 3):
+            w, r, b = weights[first : first + 3]
+            y, *ended = op.LSTM(y, w, r, b, **told) if kind == "LSTM" else op.GRU(y, w, r, b, **told, linear_before_reset=1)
             states.append(ended)
-            y = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), numbers(0, 0, -1))  # (L, sides, B, D) -> (L, B, sides · D)
+            # (L, sides, B, D) -> (L, B, sides · D)
+            y = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, -1]))
         ends = [one[0] if len(one) == 1 else op.Concat(*one, axis=0) for one in zip(*states, strict=True)]
         return (op.Transpose(y, perm=[1, 0, 2]), *ends)
 
