@@ -49,6 +49,8 @@ OPTIONS = ("variants", "data", "repeats")
 WINDOWS = 256
 """Windows at the end of the data that accuracy is measured on."""
 BATCHES = (1, 2, 7, 64)
+STRAIGHT = (".skip.weight", "committee.weights")
+"""What weights from past to future are called: of the linear skip, and of NLinear."""
 
 
 class OnnxExporter:
@@ -339,14 +341,20 @@ def _halved(source: Path, target: Path) -> None:
 
 
 def _quantised(source: Path, target: Path) -> None:
-    """Weights of matrices and LSTMs as int8, one scale per channel, activations quantised as they come."""
+    """Weights of matrices and LSTMs as int8, one scale per channel, activations quantised as they come. What goes straight from past to
+    future stays in full precision: it is most of a forecast, and a 255th of how far a window reaches is too coarse for it."""
     import tempfile
 
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with tempfile.TemporaryDirectory() as scratch, _quiet():
         made = Path(scratch) / "int8.onnx"
-        quantize_dynamic(source, made, per_channel=True, weight_type=QuantType.QInt8, extra_options={"DefaultTensorType": 1})
+        straight = [node.name for node in onnx.load(source).graph.node if any(name.endswith(STRAIGHT) for name in node.input)]
+        straight += [f"{name}_MatMul" for name in straight]  # what the quantiser makes of a Gemm first
+        quantize_dynamic(
+            source, made, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=straight, extra_options={"DefaultTensorType": 1}
+        )
         files.write_bytes(target, made.read_bytes())
 
 

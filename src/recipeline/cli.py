@@ -522,6 +522,7 @@ def _sync(options: argparse.Namespace) -> dict[str, Any]:
 def _export(options: argparse.Namespace) -> dict[str, Any]:
     from recipeline import registry, runs
     from recipeline.assemble import allow_list
+    from recipeline.console import table
 
     settings = _settings(options)
     extra: dict[str, Any] = {}
@@ -547,6 +548,8 @@ def _export(options: argparse.Namespace) -> dict[str, Any]:
         extra["loader"] = opened.components.loader
     with files.atomic_folder(options.output) as partial:
         written: dict[str, Any] = exporter.export(opened.pipeline, partial, **extra)
+    if rows := written.get("benchmark"):
+        _say(table(rows, list(rows[0])), options)
     _say(f"exported to {options.output}", options)
     return {"output": str(options.output), **written}
 

@@ -455,7 +455,7 @@ class Adapter(Protocol):
 
 
 class Exporter(Protocol):
-    """One whose `export` has an argument `loader` is given that of the run."""
+    """One whose `export` has an argument `loader` is given that of the run. Rows that it returns as `benchmark` are shown."""
 
     def export(self, pipeline: Any, folder: Path, **options: Any) -> dict[str, Any]: ...
 

@@ -103,6 +103,7 @@ def test_every_variant_is_measured_beside_eager_torch(home: Path, exported: Any)
     assert lines["fp16"]["mae"] == pytest.approx(lines["eager"]["mae"], rel=0.01)
     assert lines["int8"]["mae"] == pytest.approx(lines["eager"]["mae"], rel=0.05)
     assert lines["fp16"]["bytes"] < 0.7 * lines["fp32"]["bytes"]
+    assert lines["int8"]["bytes"] < 0.5 * lines["fp32"]["bytes"]  # recurrent layers as well
     assert lines["int8"]["mae"] != lines["fp32"]["mae"]  # it is another file, and it was run
     assert json.loads((folder / "benchmark.json").read_text())["lines"] == answer["benchmark"]
 
