@@ -446,7 +446,7 @@ def test_rollbacks_go_deeper_and_end():
     ops, heard = harness(rules=[KLBlowup(cooldown=0)], rollback=Rollback(stop=False, per_run=1))
     loop = Loop(ops)
     loop.start()
-    for step in (10, 20, 30):
+    for step in range(10, 190, 10):  # an alarm at every sixth
         outcome = ops.update(step, {"approx_kl": 9.0}, loop.get_state, loop.set_state, loop.set_hparam)
     assert outcome.restored is None  # goes on without
     assert heard.names().count("rollback_refused") == 2
