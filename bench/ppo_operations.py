@@ -32,12 +32,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from recipeline.operations import RollbacksExhausted
+from recipeline.stores.ledgers import Ledger
 from recipeline_ppo.config import Config
 from recipeline_ppo.environments import Environments
 from recipeline_ppo.learner import Learner
 from recipeline_ppo.normalizer import ObservationNormalizer
 from recipeline_ppo.operations import OperationsManager
-from recipeline_ppo.training import Operations, Training, train
+from recipeline_ppo.training import EVENTS, Operations, Training, train
 
 OPERATIONS: dict[str, Any] = {"checkpoint": {"every_steps": 500, "keep": 5}, "anomaly": {}, "rollback": {}}
 
@@ -173,7 +175,14 @@ def course(world: World, seed: int, what: str = "none", at: int = 0, folder: Pat
         return "solved" in found and step >= at + 5_000 and not to_the_end
 
     with tempfile.TemporaryDirectory() as temporary:
-        done = train(one, world.steps, Operations(**OPERATIONS), folder or Path(temporary), each=each)
+        place = folder or Path(temporary)
+        try:
+            done = train(one, world.steps, Operations(**OPERATIONS), place, each=each)
+        except RollbacksExhausted as error:  # given up, which is not solved
+            sys.stderr.write(f"{error}\n")
+            events = Ledger(place / EVENTS).read()
+            done = Training(one.step, [], events, sum(e["event"] == "rollback" for e in events))
+            found.pop("solved", None)
     solved = found.get("solved")
     told = f"{world.id} seed {seed} {what} at {at}: solved {solved}, {done.rollbacks} rollbacks, {done.undone_steps} steps undone\n"
     sys.stderr.write(told)

@@ -275,8 +275,10 @@ def test_healthy_curves_cause_no_alarm():
 
 def test_kl_entropy_and_standstill():
     """Each rule sees what it is for, once per cooldown."""
-    assert alarms(KLBlowup(), [0.01] * 50 + [3.0, 0.02]) == [50]
-    assert alarms(KLBlowup(cooldown=0), [2.0, 1.5, 0.5]) == [0, 1]
+    assert alarms(KLBlowup(), [0.01] * 50 + [3.0, 0.02]) == [51]  # when it is over
+    assert alarms(KLBlowup(cooldown=0), [2.0, 1.5, 0.05, 2.0, 0.05]) == [2, 4]
+    assert alarms(KLBlowup(cooldown=0), [2.0] * 20) == [5, 11, 17]  # or has lasted
+    assert alarms(KLBlowup(severity="warn", cooldown=0), [2.0, 1.5, 0.5]) == [0, 1]
     assert alarms(EntropyCollapse(), [0.69 - 0.001 * n for n in range(50)] + [0.02] * 10) == [52]
     assert alarms(Stuck(window=50), [-500.0] * 120) == [49]
     assert alarms(Stuck(window=50), [*np.linspace(0, 100, 60), *[100.0] * 300]) == []  # solved, not stuck
@@ -421,7 +423,7 @@ def test_even_a_checkpoint_called_good_is_bad_when_it_was_taken_after_the_onset(
     ops, _ = harness(rules=[KLBlowup(patience=3)])
     loop = Loop(ops)
     loop.start()
-    for step, kl in ((10, 0.01), (20, 9.0), (30, 9.0), (40, 9.0)):
+    for step, kl in ((10, 0.01), (20, 9.0), (30, 9.0), (40, 9.0), (50, 0.01)):
         if step == 30:
             ops.rotation.save(step, {"state": loop.get_state(), "operations": ops.state()}, status="good")
         outcome = ops.update(step, {"approx_kl": kl}, loop.get_state, loop.set_state, loop.set_hparam)
@@ -444,7 +446,7 @@ def test_rollbacks_go_deeper_and_end():
     ops, heard = harness(rules=[KLBlowup(cooldown=0)], rollback=Rollback(stop=False, per_run=1))
     loop = Loop(ops)
     loop.start()
-    for step in (10, 20, 30):
+    for step in range(10, 190, 10):  # an alarm at every sixth
         outcome = ops.update(step, {"approx_kl": 9.0}, loop.get_state, loop.set_state, loop.set_hparam)
     assert outcome.restored is None  # goes on without
     assert heard.names().count("rollback_refused") == 2

@@ -13,6 +13,7 @@ from recipeline.errors import DataError
 from recipeline.operations.checkpoints import nonfinite_in
 
 Severity = Literal["warn", "rollback"]
+LONGEST = 6  # bad updates whose end is waited for
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,10 @@ class Rule:
 
     warm_up   updates (that carry the watched metric) before anything can be bad
     patience  bad updates in a row that make an alarm
-    cooldown  updates after an alarm during which this rule is silent; where the harm lasts, a bad stretch that ends meanwhile is
-              an alarm at its end, when going back for it is worth while
+    cooldown  updates after an alarm during which this rule is silent
+
+    Where the harm lasts, a bad stretch is an alarm when it is over, within the cooldown, too: to go back while its cause is still
+    there is to go through it again. One that lasts LONGEST updates is not waited for any longer.
     """
 
     name: ClassVar[str] = ""
@@ -65,19 +68,23 @@ class Rule:
             passed, self.bad = self.bad, 0
             if self.quiet:
                 self.quiet -= 1
-                if passed >= self.patience and self.lasting and self.severity == "rollback":
-                    self.quiet = self.cooldown
-                    return Anomaly(self.name, self.severity, step, self.onset, f"{passed} bad updates since step {self.onset} are over")
+            if passed >= self.patience and self._waits:
+                self.quiet = self.cooldown
+                return Anomaly(self.name, self.severity, step, self.onset, f"{passed} bad updates since step {self.onset} are over")
             return None
         self.onset = step if self.bad == 0 else self.onset
         self.bad += 1
         if self.quiet > 0:
             self.quiet -= 1
             return None
-        if self.bad < self.patience:
+        if self.bad < (max(LONGEST, self.patience) if self._waits else self.patience):
             return None
         self.bad, self.quiet = 0, self.cooldown
         return Anomaly(self.name, self.severity, step, self.onset, reason)
+
+    @property
+    def _waits(self) -> bool:
+        return self.lasting and self.severity == "rollback"
 
     def state(self) -> dict[str, Any]:
         """Everything that changes while running, as JSON."""
