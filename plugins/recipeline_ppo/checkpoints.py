@@ -85,12 +85,11 @@ class CheckpointFolder:
 
     # --- CheckpointWriter ---
 
-    def write(self, name: str, state: Any, info: Mapping[str, Any]) -> Path:
+    def write(self, name: str, state: Any, info: Mapping[str, Any]) -> None:
         self._held[name] = _Held(dict(info), state)
         self._gone.discard(name)
         if self.share == 1 or (not self._over and self._affordable()):
             self.flush()
-        return self.folder / name
 
     def read(self, name: str) -> Any:
         """What was written, arrays as fresh copies. Damaged (9) where the folder is not what was written."""

@@ -112,43 +112,32 @@ class Environments:
         """
         n = self.n_envs if active is None else active
         told = actions.tolist() if actions.ndim == 1 else actions
-        rows, returns, lengths, direct, limit = self.observations, self.returns, self.lengths, self._direct, self._limit
-        masking, histories = self.masks is not None, self._histories if self._replays else None
-        rewards, terminated, ended = [0.0] * self.n_envs, [False] * self.n_envs, [False] * self.n_envs
+        rows, masking = self.observations, self.masks is not None
+        terminated, ended = [False] * self.n_envs, [False] * self.n_envs
         dropped = list(range(n, self.n_envs))
         if self.finals:
             self.finals = []
         self.steps += n
-        for i, action, advance in zip(range(n), told, self._stepping, strict=False):
-            observation, reward, over, cut, info = advance(action)
-            if direct:
-                rows[i] = observation
-            else:
-                self.observation.write(observation, rows[i])
-            if histories is not None:
-                histories[i].append(action)
-            reward = float(reward)
-            length = lengths[i] = lengths[i] + 1
+        seen, earned, over, cut, infos = zip(
+            *[advance(action) for action, advance in zip(told, self._stepping[:n], strict=False)], strict=True
+        )
+        self._write(seen)
+        if self._replays:
+            for history, action in zip(self._histories, told, strict=False):
+                history.append(action)
+        rewards = [float(reward) for reward in earned]
+        returns, lengths = self.returns, self.lengths
+        for i, reward in enumerate(rewards):
             returns[i] += reward
-            if reward - reward != 0.0:  # NaN or infinite
-                self._drop(i, f"reward {reward}")
-                dropped.append(i)
-            elif over or cut or length >= limit:
-                if not np.isfinite(rows[i]).all():
-                    self._drop(i, "observation")
-                    dropped.append(i)
-                    continue
-                rewards[i], ended[i] = reward, True
-                if over:
-                    terminated[i] = True
-                else:
-                    self.finals.append((i, rows[i].copy()))
-                self.episodes.append((returns[i], length))
-                self._begin(i)
-            else:
-                rewards[i] = reward
-                if masking:
-                    self._read_mask(i, observation, info)
+            lengths[i] += 1
+        total = sum(rewards)
+        if total - total != 0.0 or any(over) or any(cut) or max(lengths) >= self._limit:  # few steps are of interest
+            for i in range(n):
+                self._close(i, rewards, bool(over[i]), bool(cut[i]), terminated, ended, dropped)
+        for i in range(n) if masking else ():
+            if not ended[i] and i not in dropped:  # those begin anew, and had theirs read then
+                self._read_mask(i, seen[i], infos[i])
+        rewards += [0.0] * (self.n_envs - n)
         if not math.isfinite(np.vdot(self._flat, self._flat)):  # a sum that overflows is looked at again, row by row
             for i in np.flatnonzero(~np.isfinite(rows).all(axis=1)).tolist():
                 self._drop(i, "observation")
@@ -157,6 +146,35 @@ class Environments:
         if masking:
             self._check_masks()
         return rewards, terminated, ended, dropped
+
+    def _write(self, seen: Sequence[Any]) -> None:
+        """Observations of the first copies into their rows."""
+        if self._direct:
+            np.concatenate(seen, out=self._flat[: len(seen) * self.observations.shape[1]])  # in one call, not in one for each copy
+        else:
+            for observation, row in zip(seen, self.observations, strict=False):
+                self.observation.write(observation, row)
+
+    def _close(
+        self, i: int, rewards: list[float], over: bool, cut: bool, terminated: list[bool], ended: list[bool], dropped: list[int]
+    ) -> None:
+        """What a step of copy i means for its episode, which may end, or be abandoned."""
+        reward = rewards[i]
+        if not math.isfinite(reward):
+            self._drop(i, f"reward {reward}")
+        elif not (over or cut or self.lengths[i] >= self._limit):
+            return
+        elif not np.isfinite(self.observations[i]).all():
+            self._drop(i, "observation")
+        else:
+            ended[i], terminated[i] = True, over
+            if not over:
+                self.finals.append((i, self.observations[i].copy()))
+            self.episodes.append((self.returns[i], self.lengths[i]))
+            self._begin(i)
+            return
+        dropped.append(i)
+        rewards[i] = 0.0
 
     def snapshot(self) -> dict[str, Any]:
         """All that is needed to go on from here, as JSON; episodes that are running come back where `exact` says so."""

@@ -27,6 +27,8 @@ class ObservationNormalizer:
         self.count = 0
         self.mean: NDArray[np.float64] | None = None  # (d,)
         self.square: NDArray[np.float64] | None = None  # (d,) sums of squared deviations from the mean
+        self._low: NDArray[np.float32] = np.empty(0, dtype=np.float32)  # the bounds, as rows
+        self._high = self._low
         self._refresh()
 
     def fit(self, X: ArrayLike, y: Any = None) -> ObservationNormalizer:
@@ -97,5 +99,6 @@ class ObservationNormalizer:
         self._scale: NDArray[np.float32] | None = None
         if self.mean is not None and self.square is not None:
             self._shift = self.mean.astype(np.float32)
-            self._low, self._high = (np.full(len(self.mean), bound, dtype=np.float32) for bound in (-self.clip, self.clip))
+            if len(self._low) != len(self.mean):
+                self._low, self._high = (np.full(len(self.mean), bound, dtype=np.float32) for bound in (-self.clip, self.clip))
             self._scale = (1.0 / np.sqrt(self.square / self.count + self.epsilon)).astype(np.float32)

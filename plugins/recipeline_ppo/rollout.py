@@ -98,9 +98,7 @@ def collect(
             raise broken(error, f"step {environments.steps}") from error
         if dropped:
             valid[t, dropped] = False
-        if rewards is not None:
-            gained = _normalised(rewards, gained, ended[t], dropped, active)
-        earned[t] = gained
+        earned[t] = gained if rewards is None else _normalised(rewards, gained, ended[t], dropped, active)
         if normalizer is None:
             observations[t + 1] = environments.observations
         else:
@@ -122,17 +120,20 @@ def collect(
     )  # fmt: skip
 
 
-def _normalised(rewards: RewardNormalizer, gained: Any, ended: NDArray[np.bool_], dropped: list[int], active: int) -> list[float]:
+def _normalised(
+    rewards: RewardNormalizer, gained: Any, ended: NDArray[np.bool_], dropped: list[int], active: int
+) -> list[float] | NDArray[np.float64]:
     """Rewards as the networks learn from them; what was dropped teaches nothing, and its episode is over."""
     known = np.array(gained, dtype=np.float64)
-    known[dropped] = np.nan
+    if dropped:
+        known[dropped] = np.nan
     if isinstance(rewards, WindowedNormalizer):
         return [rewards(reward) for reward in known.tolist()]
     over = ended
     if dropped:
         over = ended.copy()
         over[[copy for copy in dropped if copy < active]] = True
-    return list(rewards(known, over).tolist())
+    return rewards(known, over)
 
 
 def transitions(stretch: Stretch, networks: Networks, *, gamma: float, gae_lambda: float) -> Batch:

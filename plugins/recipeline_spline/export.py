@@ -15,7 +15,7 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, fields, replace
 from io import StringIO
@@ -28,6 +28,7 @@ from recipeline.errors import DataError, TrainingFailed, UsageError
 from recipeline.stores import files
 from recipeline.timeseries import metrics, transforms
 from recipeline_spline.model import WEIGHTS
+from recipeline_spline.onnx_layers import opaque, translations
 from recipeline_spline.onnx_runtime import BASE, FORMAT, MANIFEST, PREPROCESSOR, feed, session
 
 if TYPE_CHECKING:
@@ -48,8 +49,6 @@ OPTIONS = ("variants", "data", "repeats")
 WINDOWS = 256
 """Windows at the end of the data that accuracy is measured on."""
 BATCHES = (1, 2, 7, 64)
-LSTM_GATES, GRU_GATES = (0, 3, 1, 2), (1, 0, 2)
-"""Where ONNX's gates (input, output, forget, cell; update, reset, hidden) stand in torch's weights."""
 
 
 class OnnxExporter:
@@ -217,7 +216,7 @@ class Graph:
             program = torch.export.export(self._module(), example, dynamic_shapes=(tuple({0: batch} for _ in example),), strict=True)
             with _quiet():
                 exported = torch.onnx.export(
-                    program, dynamo=True, custom_translation_table=_translations(), input_names=list(self.inputs),
+                    program, dynamo=True, custom_translation_table=translations(), input_names=list(self.inputs),
                     output_names=["quantiles"], verbose=False,
                 )  # fmt: skip
         assert exported is not None
@@ -241,7 +240,7 @@ class Graph:
     def _module(self) -> Any:
         import torch
 
-        graph, committee, space = self, self.model.committee_, _space(self.cleaner)
+        graph, committee, space = self, opaque(self.model.committee_), _space(self.cleaner)
         shape = committee.shape
 
         class Whole(torch.nn.Module):
@@ -314,64 +313,6 @@ def _back(x: Any, space: transforms.Space) -> Any:
     if space == "log1p":
         return torch.exp(x) - 1
     return torch.sinh(x) if space == "asinh" else x
-
-
-def _translations() -> dict[Any, Callable[..., Any]]:
-    """torch's recurrent layers as ONNX's own; decomposed, they would be one node per step and fixed in their batch."""
-    import torch
-
-    return {torch.ops.aten.lstm.input: _recurrent("LSTM", LSTM_GATES), torch.ops.aten.gru.input: _recurrent("GRU", GRU_GATES)}
-
-
-def _recurrent(kind: str, gates: Sequence[int]) -> Callable[..., Any]:
-    from onnxscript import opset18 as op
-
-    def numbers(*values: int) -> Any:
-        return op.Constant(value_ints=list(values))
-
-    def stacked(weights: Sequence[Any]) -> Any:
-        """The weights of both directions (2, gates · hidden, …), gates in ONNX's order."""
-        ordered = []
-        for one in weights:
-            parts = op.Split(one, axis=0, num_outputs=len(gates))
-            ordered.append(op.Unsqueeze(op.Concat(*(parts[gate] for gate in gates), axis=0), numbers(0)))
-        return ordered[0] if len(ordered) == 1 else op.Concat(*ordered, axis=0)
-
-    def translate(
-        x: Any,
-        first: Any,
-        weights: Sequence[Any],
-        has_biases: bool,
-        layers: int,
-        dropout: float,
-        train: bool,
-        both: bool,
-        batch_first: bool,
-    ) -> Any:
-        sides, each = 2 if both else 1, 4 if has_biases else 2
-        direction, hidden = "bidirectional" if both else "forward", int(weights[1].shape[1])
-        states: list[list[Any]] = [[], []]
-        y = op.Transpose(x, perm=[1, 0, 2]) if batch_first else x
-        for layer in range(layers):
-            of_layer = [weights[(layer * sides + side) * each : (layer * sides + side + 1) * each] for side in range(sides)]
-            w, r = stacked([one[0] for one in of_layer]), stacked([one[1] for one in of_layer])
-            b = op.Concat(stacked([one[2] for one in of_layer]), stacked([one[3] for one in of_layer]), axis=1) if has_biases else None
-
-            def begin(state: Any, layer: int = layer) -> Any:
-                return op.Slice(state, numbers(layer * sides), numbers((layer + 1) * sides), numbers(0))
-
-            if kind == "LSTM":
-                y, *ended = op.LSTM(y, w, r, b, None, begin(first[0]), begin(first[1]), hidden_size=hidden, direction=direction)
-            else:
-                y, *ended = op.GRU(y, w, r, b, None, begin(first), hidden_size=hidden, direction=direction, linear_before_reset=1)
-            for state, end in zip(states, ended, strict=False):
-                state.append(end)
-            y = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), numbers(0, 0, -1))  # (L, sides, B, D) -> (L, B, sides · D)
-        out = op.Transpose(y, perm=[1, 0, 2]) if batch_first else y
-        ends = [one[0] if len(one) == 1 else op.Concat(*one, axis=0) for one in states if one]
-        return (out, *ends)
-
-    return translate
 
 
 # --- variants ------------------------------------------------------------------------------------------------------------------

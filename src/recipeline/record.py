@@ -137,7 +137,14 @@ class _Events:
     """Events of the parts, into the log."""
 
     def emit(self, name: str, /, **fields: Any) -> None:
-        log.info("event %s %s", name, json.dumps(fields, default=str, sort_keys=True))
+        log.info("event %s %s", name, json.dumps(_rounded(fields), default=str, sort_keys=True))
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to six digits: a line of the log is read by people, and tables keep the others."""
+    if isinstance(value, Mapping):
+        return {key: _rounded(one) for key, one in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def compose(folder: Path, line: Line, split: Split, outcome: Outcome, hashes: np.ndarray[Any, Any] | None, *, seconds: float) -> None:

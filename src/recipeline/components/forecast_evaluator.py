@@ -62,6 +62,7 @@ class ForecastEvaluator:
 
     def __init__(self, *, season: int | None = None, processed: bool = False, registered_metrics: Sequence[Metric] = ()) -> None:
         self.season, self.processed = season, processed
+        self._told: list[pd.DataFrame] = []
         self.measures: tuple[Metric, ...] = (*FORECASTING, *(metric for metric in registered_metrics if metric.needs == "frame"))
 
     def judge(self, pipeline: Predictor, part: Part) -> Evaluation:
@@ -92,7 +93,7 @@ class ForecastEvaluator:
         if callable(account := getattr(getattr(pipeline, "preprocessor", None), "account", None)):
             said = account(question.known(pipeline), processed=self.processed)
             tables, pictures = {**tables, **said.tables}, {**pictures, **said.figures}
-        summary.tell(part.fold or text_of(question.origin), tables)
+        summary.tell(part.fold or text_of(question.origin), tables, self._told)
         return Evaluation(metrics, tables, pictures)
 
     def summarise(self, tables: Mapping[str, pd.DataFrame]) -> Evaluation:

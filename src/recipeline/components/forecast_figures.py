@@ -68,6 +68,7 @@ def _loss(history: pd.DataFrame, best: int | None) -> Any:
             axes.plot(epochs[best], history["val_loss"].iloc[best], color="tab:orange", marker="o", linestyle="none")
         axes.set_xlabel("epoch")
         axes.set_ylabel("loss")
+        axes.locator_params(axis="x", integer=True)
         axes.legend()
 
     return draw

@@ -235,12 +235,18 @@ def without_repeats(histories: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(kept, ignore_index=True)
 
 
-def tell(label: str, tables: dict[str, pd.DataFrame]) -> None:
-    """Drift and overfitting, into the log."""
+def tell(label: str, tables: dict[str, pd.DataFrame], told: list[pd.DataFrame]) -> None:
+    """Drift and overfitting, into the log; of a training that is judged at many origins once.
+
+    told  the trainings that were spoken of, to which this one is added
+    """
     for line in _drifted(tables.get("drift")):
         log.warning("from origin %s: the %s of %s drifted: mean off by %.1f, spread times %.2f, in units of its history", label, *line)
     trained = tables.get("training")
-    if trained is not None and "overfitting" in trained and bool(trained["overfitting"].iloc[0]):
+    if trained is None or any(trained.equals(one) for one in told):
+        return
+    told.append(trained)
+    if "overfitting" in trained and bool(trained["overfitting"].iloc[0]):
         log.warning(
             "origin %s: a sign of overfitting: after epoch %s the training loss fell and the validation loss rose to %.4g from %.4g",
             label, trained["best_epoch"].iloc[0], trained["last_val_loss"].iloc[0], trained["val_loss"].iloc[0],

@@ -309,6 +309,7 @@ class EntropyCollapse(Rule):
     def __init__(self, metric: str = "entropy", *, fraction: float = 0.5, window: int = 50, **rest: Any) -> None:
         super().__init__(**rest)
         self.metric, self.fraction, self.usual = metric, fraction, Rolling(window)
+        self._top, self._top_for = math.inf, 0  # what the median certainly stays under, and for how many updates
         self.low: float | None = None
         self.high: float | None = None
 
@@ -319,13 +320,21 @@ class EntropyCollapse(Rule):
         self.low = x if self.low is None else min(self.low, x)
         self.high = x if self.high is None else max(self.high, x)
         least = max(0.05, self.fraction * (self.high - self.low))
-        if self.high - x <= least:  # no median lies above the highest
+        if self.high - x <= least or (self._top_for > 0 and self._top - x <= least):  # no median lies above either
+            self._top_for -= 1
             self.usual.add(x)
             return ""
         usual = self.usual.quantile(0.5) if len(self.usual) else x
         sudden = usual - x > least and usual - x > 6 * self.usual.spread()
         self.usual.add(x)
+        middle = len(self.usual) // 2
+        if middle > 18:  # n further numbers move the median by n ranks at most
+            self._top, self._top_for = self.usual.sorted[middle + middle - 2], middle - 3
         return f"{self.metric} {x:.3g} from {usual:.3g}" if sudden else ""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self._top_for = 0
 
 
 class Stuck(Rule):

@@ -88,6 +88,8 @@ class Rotation:
         info = {"step": step, "status": status, "clean": 0, "score": score, "pinned": pinned}
         counted = self._counted()
         counted.pop(name, None)
+        if status == "candidate":
+            counted[name] = 0
         failed = None
         try:
             self.writer.write(name, state, info)
@@ -96,7 +98,6 @@ class Rotation:
                 raise
             failed = error
         self._rotate()  # also then: a writer may keep in memory what it could not put on the disk
-        self._passed = {n: counted.get(n, 0) for n, i in self.writer.infos().items() if i["status"] == "candidate"}
         if failed is not None:
             self.events.emit("checkpoint_failed", step=step, reason=str(failed))
             return None
@@ -116,8 +117,8 @@ class Rotation:
             return
         infos = self.writer.infos()
         for name in [name for name, clean in counted.items() if clean >= self.probation]:
-            clean, info = counted.pop(name), infos[name]
-            if info["status"] == "candidate":  # nobody has found it damaged meanwhile
+            clean, info = counted.pop(name), infos.get(name)
+            if info is not None and info["status"] == "candidate":  # it was kept, and nobody has found it damaged meanwhile
                 self.events.emit("checkpoint_good", step=info["step"], checkpoint=name)
                 self.writer.mark(name, {**info, "clean": clean, "status": "good"})
 
@@ -125,10 +126,13 @@ class Rotation:
         """The checkpoints on probation."""
         return self._counted().keys()
 
-    def infos(self) -> dict[str, dict[str, Any]]:
+    def infos(self) -> dict[str, Mapping[str, Any]]:
         """Those of the writer, with the clean updates of candidates as they are counted now."""
-        counted = self._counted()
-        return {name: {**info, "clean": counted.get(name, info["clean"])} for name, info in self.writer.infos().items()}
+        infos = dict(self.writer.infos())
+        for name, clean in self._counted().items():
+            if name in infos:
+                infos[name] = {**infos[name], "clean": clean}
+        return infos
 
     def _counted(self) -> dict[str, int]:
         if self._passed is None:
@@ -173,7 +177,9 @@ class Rotation:
         if scored:
             stay.add(max(scored)[2])  # the oldest of equals
         stay.update([n for n in usable if infos[n]["status"] == "good"][-3:])  # to go back to, and twice deeper
+        counted = self._counted()
         for name in infos.keys() - stay:
+            counted.pop(name, None)
             try:
                 self.writer.delete(name)
             except (OSError, Exhausted) as error:  # one more file than wanted is no reason to stop

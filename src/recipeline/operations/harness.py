@@ -16,6 +16,7 @@ from recipeline.operations.checkpoints import Rotation
 from recipeline.operations.schedules import Schedule
 
 FOLLOWING = 10  # episodes after a checkpoint by which it is judged
+MANY = 32  # checkpoints judged, among which those that are gone are then forgotten
 
 
 class EpisodeLog:
@@ -234,8 +235,11 @@ class OpsHarness:
         """A checkpoint now, whether or not one is due (at the end of training); its name, or None when it was not written."""
         self.rotation.last = step
         name = self.rotation.save(step, self._whole(get_state), score=score, pinned=pinned)
-        there = self.rotation.writer.infos()
-        self.followed = {known: sums for known, sums in self.followed.items() if known in there and known != name}
+        if name in self.followed:
+            del self.followed[name]
+        if len(self.followed) > MANY:
+            there = self.rotation.writer.infos()
+            self.followed = {known: sums for known, sums in self.followed.items() if known in there}
         return name
 
     def value(self, name: str, step: int) -> float:

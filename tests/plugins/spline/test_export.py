@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from recipeline.timeseries.frames import SERIES, TARGET, TIME
 
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 
-from recipeline_spline import export
+from recipeline_spline import export, onnx_layers
+from recipeline_spline.model import SplineLSTM
 from recipeline_spline.onnx_runtime import OnnxForecaster  # after the question whether it is there
 
 PROJECT = Path(__file__).parents[3]
@@ -170,27 +172,50 @@ def test_gates_in_the_wrong_order_are_seen(
     home: Path, trained: Any, run_command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The parity check of a whole export; nothing is left of it."""
-    monkeypatch.setattr(export, "LSTM_GATES", (0, 1, 2, 3))
+    monkeypatch.setattr(onnx_layers, "LSTM_GATES", (0, 1, 2, 3))
     ended = run_command("export", "--run-id", trained("co2_forecast").id, "--format", "onnx", "--output", "wrong", "--json")
     assert (ended.code, ended.json["error"]["slug"]) == (10, "export-differs"), ended
     assert not Path("wrong").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoder", ["lstm", "gru", "bilstm", "attention_lstm", "linear", "seglstm"])
-@pytest.mark.parametrize("layers", [1, 2])
-def test_every_encoder_has_an_onnx_form(home: Path, run_command: Callable[..., Any], encoder: str, layers: int) -> None:
-    """Ensembles, NLinear's share and calibration are in the graph."""
-    text = Path("recipes/spline/co2_forecast.yaml").read_text().replace("name: co2_forecast", f"name: {encoder}_{layers}")
-    text = text.replace(
-        "encoder: seglstm", f"encoder: {encoder}\n    layers: {layers}\n    ensemble: 2\n    blend: auto\n    epoch_windows: 128"
+@pytest.mark.parametrize(
+    ("encoder", "layers", "smooth", "decoder"),
+    [
+        *product(("seglstm", "lstm", "gru", "bilstm", "attention_lstm", "linear"), (1, 2), ("none",), ("direct",)),
+        ("gru", 2, "spline_window", "direct"),
+        *product(("seglstm",), (1, 2), ("none",), ("segments",)),
+    ],
+)
+def test_every_encoder_has_an_onnx_form(tmp_path: Path, encoder: Any, layers: int, smooth: str, decoder: Any) -> None:
+    """Ensembles, NLinear's share, calibration and smoothed channels are in the graph; a recurrent layer is one node of it."""
+    import onnx
+
+    at = np.arange(400)
+    noise = np.random.default_rng(0).normal(size=400)
+    frame = pd.DataFrame(
+        {"timestamp": pd.date_range("2024-01-01", periods=400, freq="h"), "target": at / 50 + np.sin(at / 4) + 0.1 * noise}
     )
-    text = text.replace("max_epochs: 6", "max_epochs: 1").replace("n_windows: 5", "n_windows: 1")
-    if encoder == "seglstm":  # as it is by default it is exported above
-        text = text.replace("encoder: seglstm", "encoder: seglstm\n    decoder: segments\n    skip: nlinear")
-    Path("recipes/spline/encoder.yaml").write_text(text)
-    run = recipeline.train("recipes/spline/encoder.yaml", settings=settings.load(project=home, environ={}))
-    folder = f"onnx-{encoder}-{layers}"
-    ended = run_command("export", "--run-id", run.id, "--format", "onnx", "--output", folder, "--option", "repeats=5", "--json")
-    assert ended.code == 0, ended
-    assert ended.json["parity"]["largest"] <= 1e-5
+    frame.loc[100:104, "target"] = np.nan
+    model = SplineLSTM(
+        6,
+        24,
+        encoder=encoder,
+        decoder=decoder,
+        skip="mean" if decoder == "direct" else "nlinear",
+        layers=layers,
+        hidden_size=8,
+        max_epochs=2,
+        ensemble=2,
+        blend="auto",
+        cleaning={"smooth": smooth},
+        random_state=0,
+    ).fit(frame)
+    graph = export.Graph.of(model, model.preprocessor_)
+    graph.write(tmp_path / "forecaster.onnx")
+    panel = model.preprocessor_.history(frame)
+    questions = export.Questions(panel.gather(panel.origins(24, 6, future=True)[60:124], 24, 6), model.levels)
+    assert (questions.inputs.coverage < 1).any()
+    assert export._parity(tmp_path / "forecaster.onnx", graph, graph.eager(), questions)["largest"] <= 1e-5
+    nodes = [node.op_type for node in onnx.load(tmp_path / "forecaster.onnx").graph.node]
+    assert nodes.count("LSTM") + nodes.count("GRU") == (0 if encoder == "linear" else 2 * layers * (1 + (decoder == "segments")))
