@@ -69,7 +69,8 @@ def _operators() -> Any:
         sides, hidden = weights[1].shape[0], weights[1].shape[2]
         return x.new_empty(x.shape[0], x.shape[1], sides * hidden), x.new_empty(len(weights) // 3 * sides, x.shape[0], hidden)
 
-    library = torch.library.Library("recipeline", "DEF")  # which forgets what it was told when nobody holds it
+    made: Any = torch.library.Library
+    library = made("recipeline", "DEF")  # which forgets what it was told when nobody holds it
     library.define("lstm(Tensor x, Tensor[] weights) -> (Tensor, Tensor, Tensor)")
     library.define("gru(Tensor x, Tensor[] weights) -> (Tensor, Tensor)")
     torch.library.register_fake("recipeline::lstm", lambda x, weights: (*shapes(x, weights), shapes(x, weights)[1]), lib=library)
@@ -90,15 +91,16 @@ def _translation(kind: str) -> Callable[..., Any]:
 
     def translate(x: Any, weights: Sequence[Any]) -> Any:
         sides, _, hidden = (int(size) for size in weights[1].shape)
-        told = {"hidden_size": hidden, "direction": "bidirectional" if sides == 2 else "forward"}
+        told: dict[str, Any] = {"hidden_size": hidden, "direction": "bidirectional" if sides == 2 else "forward"}
         states: list[list[Any]] = []
-        y = op.Transpose(x, perm=[1, 0, 2])
+        flat: Any = op.Constant(value_ints=[0, 0, -1])
+        y: Any = op.Transpose(x, perm=[1, 0, 2])
         for first in range(0, len(weights), 3):
             w, r, b = weights[first : first + 3]
             y, *ended = op.LSTM(y, w, r, b, **told) if kind == "LSTM" else op.GRU(y, w, r, b, **told, linear_before_reset=1)
             states.append(ended)
             # (L, sides, B, D) -> (L, B, sides · D)
-            y = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), op.Constant(value_ints=[0, 0, -1]))
+            y = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), flat)
         ends = [one[0] if len(one) == 1 else op.Concat(*one, axis=0) for one in zip(*states, strict=True)]
         return (op.Transpose(y, perm=[1, 0, 2]), *ends)
 
