@@ -71,7 +71,8 @@ def _operators() -> Any:
         sides, hidden = weights[1].shape[0], weights[1].shape[2]
         return x.new_empty(x.shape[0], x.shape[1], sides * hidden), x.new_empty(len(weights) // 3 * sides, x.shape[0], hidden)
 
-    library = torch.library.Library("recipeline", "DEF")  # which forgets what it was told when nobody holds it
+    made: Any = torch.library.Library  # its methods are untyped
+    library = made("recipeline", "DEF")  # which forgets what it was told when nobody holds it
     library.define("lstm(Tensor x, Tensor[] weights, Tensor[] states) -> (Tensor, Tensor, Tensor)")
     library.define("gru(Tensor x, Tensor[] weights) -> (Tensor, Tensor)")
     torch.library.register_fake("recipeline::lstm", lambda x, weights, _: (*shapes(x, weights), shapes(x, weights)[1]), lib=library)

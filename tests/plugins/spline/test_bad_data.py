@@ -108,6 +108,18 @@ def test_local_times_without_a_zone_repeat_an_hour_in_autumn():
     says(good().assign(timestamp=local), "2024-10-27T02:00:00 is there twice", "give them with their zone", freq="h", duplicates="error")
 
 
+def test_local_times_without_a_zone_lack_an_hour_in_spring_and_may_be_merged_in_autumn():
+    """What is missing is a gap that is told; two rows of one stamp are merged where that was asked for, and told as well."""
+    spring = good().assign(timestamp=pd.date_range("2024-03-30", periods=60, freq="h", tz="Europe/Berlin").tz_localize(None))
+    made = fit(spring, freq="h")
+    assert np.flatnonzero(np.isnan(made.history(spring).target[:61, 0])).tolist() == [26]
+    assert made.findings_.lines()[0] == "the longest gap has 1 grid point (0 days 02:00:00), in series 'a' after 2024-03-31T01:00:00"
+    autumn = good().assign(timestamp=pd.date_range("2024-10-26", periods=60, freq="h", tz="Europe/Berlin").tz_localize(None))
+    made = fit(autumn, freq="h", duplicates="mean")
+    assert len(made.history(autumn)) == 59
+    assert "1 row shares its series and time stamp with another one and was merged" in made.findings_.lines()
+
+
 def test_a_day_begins_at_midnight_of_its_zone_in_summer_and_in_winter():
     frame = good(60).assign(timestamp=pd.date_range("2024-03-30", periods=60, freq="h", tz="Europe/Berlin"))
     ready = fit(frame, calendar=["hour"], time_zone="Europe/Berlin").history(frame)
