@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -40,17 +40,23 @@ WEIGHTS, MODEL, PREPROCESSOR = "weights.safetensors", "model.json", "preprocesso
 RESIDENT = 1 << 30
 """Bytes of windows that are gathered once and lie on the device; more are gathered batch by batch."""
 LOW_COVERAGE = 0.5
+SAMPLE = 2_000
+"""Held-back windows that a search hears about; of more an even selection."""
 BLEND_WINDOWS = 60_000
 """Windows that NLinear is solved on; of more an even selection."""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What there is to learn: windows to train on, later ones to stop by and to calibrate on, and their shape."""
+    """What there is to learn: windows to train on, later ones to stop by and to calibrate on, and their shape.
+
+    sample  some of the held-back windows as they come from a panel; None of arrays
+    """
 
     train: Source
     held: Source
     shape: Shape
+    sample: Callable[[], Inputs] | None = None
 
 
 class SplineLSTM:
@@ -201,7 +207,12 @@ class SplineLSTM:
             self.lookback, self.horizon, len(names.targets), len(names.past), len(names.future), len(names.static),
             tuple(size - 1 for size in names.sizes), self.levels,
         )  # fmt: skip
-        return Lesson(self._gathered(panel, origins[learn]), self._gathered(panel, origins[held]), shape)
+        known = origins[held]
+        sampled = known[:: max(1, -(-len(known) // SAMPLE))]
+        return Lesson(
+            self._gathered(panel, origins[learn]), self._gathered(panel, known), shape,
+            lambda: panel.gather(sampled, self.lookback, self.horizon),
+        )  # fmt: skip
 
     def _gathered(self, panel: Prepared, origins: NDArray[np.int64]) -> Source:
         from recipeline_spline.batches import Gathered, Held, of_inputs
@@ -246,6 +257,7 @@ class SplineLSTM:
         from recipeline_spline.checkpoints import Plan
         from recipeline_spline.committee import Committee
         from recipeline_spline.losses import Objective
+        from recipeline_spline.searching import while_training
         from recipeline_spline.training import seeded, train
 
         seed = self.random_state if self.random_state is not None else 0 if context is None else context.seed
@@ -253,6 +265,9 @@ class SplineLSTM:
         progress: Progress = Silent() if context is None else context.progress
         events: Events = Silent() if context is None else context.events
         device, objective = self._device(), Objective(self.loss, self.levels)
+        tell = None
+        if context is not None and context.metric is not None and lesson.sample is not None:
+            tell = while_training(context.metric, lesson.sample(), self.levels, self.quantiles) or _nothing_known
         members, self.history_ = [], []
         begin = self._nlinear(lesson) if self.skip == "nlinear" else None
         for number in range(self.ensemble):
@@ -269,7 +284,7 @@ class SplineLSTM:
             place = None if folder is None else folder / f"network{number}"
             state = train(
                 network.to(device), objective, lesson.train, lesson.held, plan, folder=place, progress=progress, events=events,
-                harness=self._harness(place, events), before=number * self.max_epochs,
+                harness=self._harness(place, events), before=number * self.max_epochs, tell=tell,
             )  # fmt: skip
             self.history_ += [{"network": number, **row} for row in state.history]
             members.append(network)
@@ -493,6 +508,10 @@ def _threads(count: int) -> Any:
     from recipeline_spline.training import threads
 
     return threads(count)
+
+
+def _nothing_known(_: Any) -> None:
+    """Of the tuned metric, before there are forecasts of a whole series."""
 
 
 def _matrix(values: ArrayLike, channels: int | None = None) -> Floats:

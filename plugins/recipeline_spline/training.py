@@ -40,11 +40,13 @@ def train(
     events: Events | None = None,
     harness: OpsHarness | None = None,
     before: int = 0,
+    tell: Callable[[nn.Module], float | None] | None = None,
 ) -> State:
     """Train `network` in place; it ends with the weights of its best epoch.
 
     folder  where checkpoints are kept and found again (None: nowhere)      before  epochs already reported by other networks
     harness rules and rollback of `recipeline.operations`, asked once per epoch with train_loss, val_loss and grad_norm
+    tell    what `progress.report` hears of the network after each epoch, None: nothing; without it the validation loss
 
     Raises TrainingFailed when the loss is no longer finite, Damaged for a checkpoint of another plan or network.
     """
@@ -71,6 +73,7 @@ def train(
         judged = learned.average if plan.average else {name: value.detach() for name, value in network.state_dict().items()}
         with holding(network, judged if plan.average else None):
             value = judge(network, objective, validation)
+            told = value if tell is None else tell(network)
         row = {"epoch": epoch, "train_loss": loss, "val_loss": value, "grad_norm": norm,
                "learning_rate": schedule((epoch + 1) * steps) * learned.rate}  # fmt: skip
         if harness is not None:
@@ -87,7 +90,7 @@ def train(
             for name, tensor in judged.items():
                 learned.best[name].copy_(tensor)
         state.epoch = epoch + 1
-        state.pruned = progress.report(before + epoch, value)
+        state.pruned = told is not None and progress.report(before + epoch, told)
         state.done = state.pruned or epoch - state.best_epoch >= plan.patience
         if folder is not None:
             if state.best_epoch == epoch:

@@ -10,12 +10,14 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from recipeline.contracts import FitContext, Silent  # noqa: E402  # torch is asked for first
 from recipeline.errors import Damaged, DataError, TrainingFailed  # noqa: E402
+from recipeline.timeseries import metrics  # noqa: E402
 from recipeline.timeseries.baselines import fit_nlinear  # noqa: E402
 from recipeline_spline.calibration import offsets  # noqa: E402
 from recipeline_spline.checkpoints import Plan  # noqa: E402
@@ -191,6 +193,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path):
 KILLED = """
 import sys
 import numpy as np
+import pandas as pd
 from recipeline_spline.model import SplineLSTM
 values = np.load(sys.argv[1])
 model = SplineLSTM(**{arguments!r}).fit(values, folder=sys.argv[2])
@@ -248,6 +251,47 @@ def test_a_pruned_trial_stops_at_once():
     model = SplineLSTM(**arguments).fit(wave(), context=FitContext(0, None, progress=pruner))
     assert [step for step, _ in pruner.reports] == [0, 1]
     assert len(model.history_) == 2
+
+
+@pytest.mark.parametrize("metric", ["mae", "crps"])
+def test_a_search_hears_the_tuned_metric_in_original_units(metric):
+    """Whatever the loss and the scale: what is told after the last epoch is the metric of the forecasts of the held-back windows."""
+    heard = Heard()
+    frame = pd.DataFrame(
+        {"series_id": "a", "timestamp": pd.date_range("2024-01-01", periods=400, freq="h"), "target": 10 * wave(400)[:, 0]}
+    )
+    frame.loc[350:352, "target"] = np.nan
+    arguments = {**SMALL, "max_epochs": 2, "patience": 2, "loss": "mse", "calibrate": False, "cleaning": {"scale": "log1p"}}
+    model = SplineLSTM(**arguments).fit(frame[:300], validation=frame[300:], context=FitContext(0, None, progress=heard, metric=metric))
+    panel = model.preprocessor_.history(frame)
+    origins = np.arange(299, 400 - model.horizon)
+    steps = origins[:, None] + np.arange(1, model.horizon + 1)
+    actual, fan = frame["target"].to_numpy()[steps], model.predict_origins(panel, origins)[:, :, 0]
+    wanted = metrics.mae(actual, fan[..., model.quantiles.index(0.5)], mask=~np.isnan(actual))
+    if metric == "crps":
+        wanted = metrics.crps(actual, fan, model.quantiles, mask=~np.isnan(actual))
+    best = int(np.argmin([row["val_loss"] for row in model.history_]))
+    assert heard.reports[best][1] == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("metric", ["skill", "coverage", "mine"])
+def test_a_metric_that_training_cannot_know_is_not_reported(metric):
+    """The validation loss in its place would prune the best trials of a metric that is maximised."""
+    heard = Heard()
+    frame = pd.DataFrame({"series_id": "a", "timestamp": pd.date_range("2024-01-01", periods=400, freq="h"), "target": wave(400)[:, 0]})
+    SplineLSTM(**{**SMALL, "max_epochs": 2}).fit(frame, context=FitContext(0, None, progress=heard, metric=metric))
+    assert heard.reports == []
+
+
+class Heard(Silent):
+    """Keeps what it is told, and prunes nothing."""
+
+    def __init__(self):
+        self.reports = []
+
+    def report(self, step, value):
+        self.reports.append((step, value))
+        return False
 
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(tmp_path):
