@@ -360,7 +360,7 @@ TRIED: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
         {"loss": "huber"},
         {"blend": 0.0}, {"blend": 1.0}, {"ensemble": 3}, {"average": 0.99}, {"dropout": 0.3}, {"hidden_size": 128}, {"learning_rate": 3e-4},
     ])),
-    "A3-24": ({"ensemble": 1, "hidden_size": 64, "max_epochs": 2}, [  # 8,000 windows are enough to compare
+    "A3-24": ({"ensemble": 1, "hidden_size": 64, "max_epochs": 2}, [  # cheap: 8,000 windows
         {}, {"decoder": "direct"}, {"skip": "mean"}, {"skip": "none"}, {"lookback": 96}, {"lookback": 720, "segment": 48}, {"segment": 12},
         {"hidden_size": 128}, {"dropout": 0.5}, {"loss": "mse"}, {"loss": "pinball"}, {"blend": "auto"}, {"ensemble": 2},
     ]),
