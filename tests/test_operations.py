@@ -275,8 +275,11 @@ def test_healthy_curves_cause_no_alarm():
 
 def test_kl_entropy_and_standstill():
     """Each rule sees what it is for, once per cooldown."""
-    assert alarms(KLBlowup(), [0.01] * 50 + [3.0, 0.02]) == [51]  # when it is over
-    assert alarms(KLBlowup(cooldown=0), [2.0, 1.5, 0.05, 2.0, 0.05]) == [2, 4]
+    calm = [0.02] * 5
+    assert alarms(KLBlowup(), [0.01] * 50 + [3.0, *calm]) == [55]  # when it is over
+    assert alarms(KLBlowup(), [0.01] * 50 + [3.0, *calm[1:]]) == []
+    assert alarms(KLBlowup(cooldown=0), [2.0, 1.5, *calm, 2.0, *calm]) == [6, 12]
+    assert alarms(KLBlowup(cooldown=0), [2.0, *calm[1:], 2.0, 0.05, 2.0, *calm]) == [12]  # one stretch
     assert alarms(KLBlowup(cooldown=0), [2.0] * 20) == [5, 11, 17]  # or has lasted
     assert alarms(KLBlowup(severity="warn", cooldown=0), [2.0, 1.5, 0.5]) == [0, 1]
     assert alarms(EntropyCollapse(), [0.69 - 0.001 * n for n in range(50)] + [0.02] * 10) == [52]
@@ -423,7 +426,7 @@ def test_even_a_checkpoint_called_good_is_bad_when_it_was_taken_after_the_onset(
     ops, _ = harness(rules=[KLBlowup(patience=3)])
     loop = Loop(ops)
     loop.start()
-    for step, kl in ((10, 0.01), (20, 9.0), (30, 9.0), (40, 9.0), (50, 0.01)):
+    for step, kl in zip(range(10, 100, 10), [0.01, 9.0, 9.0, 9.0, *[0.01] * 5], strict=True):
         if step == 30:
             ops.rotation.save(step, {"state": loop.get_state(), "operations": ops.state()}, status="good")
         outcome = ops.update(step, {"approx_kl": kl}, loop.get_state, loop.set_state, loop.set_hparam)

@@ -14,6 +14,7 @@ from recipeline.operations.checkpoints import nonfinite_in
 
 Severity = Literal["warn", "rollback"]
 LONGEST = 6  # bad updates whose end is waited for
+CALM = 5  # updates without a bad one that end a bad stretch whose harm lasts
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Rule:
     cooldown  updates after an alarm during which this rule is silent
 
     Where the harm lasts, a bad stretch is an alarm when it is over, within the cooldown, too: to go back while its cause is still
-    there is to go through it again. One that lasts LONGEST updates is not waited for any longer.
+    there is to go through it again. It is over after CALM updates that are not bad; one with LONGEST bad ones is not waited for
+    any longer.
     """
 
     name: ClassVar[str] = ""
@@ -50,7 +52,7 @@ class Rule:
         self.cooldown: int = self.defaults.get("cooldown", 50) if cooldown is None else cooldown
         if self.severity not in get_args(Severity) or self.patience < 1 or min(self.warm_up, self.cooldown) < 0:
             raise ValueError(f"{self.name}: severity is warn or rollback, patience at least 1, warm_up and cooldown not negative")
-        self.seen = self.bad = self.quiet = 0
+        self.seen = self.bad = self.calm = self.quiet = 0
         self.onset = 0
 
     def judge(self, metrics: Mapping[str, Any]) -> str | None:
@@ -65,15 +67,20 @@ class Rule:
         if not reason and not self.bad and not self.quiet:  # most updates of most rules
             return None
         if not reason or self.seen <= self.warm_up:
-            passed, self.bad = self.bad, 0
             if self.quiet:
                 self.quiet -= 1
+            if self.bad and self._waits:
+                self.calm += 1
+                if self.calm < CALM:
+                    return None
+            passed, self.bad, self.calm = self.bad, 0, 0
             if passed >= self.patience and self._waits:
                 self.quiet = self.cooldown
                 return Anomaly(self.name, self.severity, step, self.onset, f"{passed} bad updates since step {self.onset} are over")
             return None
         self.onset = step if self.bad == 0 else self.onset
         self.bad += 1
+        self.calm = 0
         if self.quiet > 0:
             self.quiet -= 1
             return None
@@ -88,7 +95,7 @@ class Rule:
 
     def state(self) -> dict[str, Any]:
         """Everything that changes while running, as JSON."""
-        kept: dict[str, Any] = {"seen": self.seen, "bad": self.bad, "quiet": self.quiet, "onset": self.onset}
+        kept: dict[str, Any] = {"seen": self.seen, "bad": self.bad, "calm": self.calm, "quiet": self.quiet, "onset": self.onset}
         for key in self.moving:
             value = getattr(self, key)
             kept[key] = list(value.recent) if type(value) is Rolling else value
