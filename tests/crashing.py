@@ -74,14 +74,15 @@ class Nursery:
         self,
         project: Path,
         *arguments: str | Path,
-        at: int | None = None,
+        at: int | tuple[str, int] | None = None,
         after: float = 0.0,
         kill: int = signal.SIGKILL,
         record: bool = False,
         environ: Mapping[str, str] | None = None,
         site: Path | None = None,
     ) -> Ended:
-        """at: the signal is sent right before event `at` happens (from 0), or `after` seconds later.
+        """at: the signal is sent right before event `at` happens (from 0), or `after` seconds later; (phase, n): before event n of
+        that phase, whatever came before it.
 
         environ, site: variables, and a folder of installed distributions, that only this command has.
         """
@@ -189,13 +190,15 @@ class _Watch(logging.Handler):
         self.below, self.at, self.said = job["project"] + os.sep, job["at"], said
         self.at_once = job["kill"] if job["after"] == 0 else None
         self.count, self.phase, self.began, self.on = 0, "load", time.monotonic(), True
+        self.within = 0  # events of this phase
         self.events: list[Event] = []
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
         if text.startswith("phase "):
-            self.phase = text.split()[1]
-            if isinstance(self.at, list):
+            before, self.phase = self.phase, text.split()[1]
+            self.within = self.within if self.phase == before else 0
+            if isinstance(self.at, list) and isinstance(self.at[1], str):
                 sys.setprofile(self.called if self.phase == self.at[0] else None)
 
     def called(self, frame: FrameType, event: str, _: object) -> None:
@@ -216,12 +219,12 @@ class _Watch(logging.Handler):
         text = os.fsdecode(path).removeprefix("file:") if isinstance(path, (str, bytes, os.PathLike)) else ""
         if not text or (Path(text).is_absolute() and not text.startswith(self.below)):  # the project is the working folder
             return
-        if self.count == self.at:
-            self.count += 1
+        if self.at in (self.count, [self.phase, self.within]):
+            self.count, self.within = self.count + 1, self.within + 1
             self.now()
             return
         self.events.append(Event(time.monotonic() - self.began, self.phase, name, text.removeprefix(self.below)))
-        self.count += 1
+        self.count, self.within = self.count + 1, self.within + 1
 
 
 def _import_everything() -> None:

@@ -241,7 +241,7 @@ def test_a_training_that_is_stopped_is_killed_in_tracking_and_can_go_on(
     nursery: Nursery, whole: Whole, home: Path, number: int, code: int
 ) -> None:
     """SIGINT and SIGTERM: cleaned up, one line, its run KILLED with its log; and `--resume` ends it as if nothing had been."""
-    for at in (whole.numbers("tune")[10], whole.numbers("save")[40], whole.numbers("commit")[30]):
+    for at in (("tune", 10), ("save", 40), ("commit", 30)):  # each goes on with what the one before had done
         stopped = nursery.run(home, *TRAIN, at=at, kill=number)
         assert stopped.code == code, stopped
         slug = {130: "interrupted", 143: "terminated"}[code]
