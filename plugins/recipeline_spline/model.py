@@ -267,7 +267,7 @@ class SplineLSTM:
         device, objective = self._device(), Objective(self.loss, self.levels)
         tell = None
         if context is not None and context.metric is not None and lesson.sample is not None:
-            tell = while_training(context.metric, lesson.sample(), self.levels, self.quantiles) or _nothing_known
+            tell = while_training(context.metric, lesson.sample(), self.levels, self.quantiles)
         members, self.history_ = [], []
         begin = self._nlinear(lesson) if self.skip == "nlinear" else None
         for number in range(self.ensemble):
@@ -508,10 +508,6 @@ def _threads(count: int) -> Any:
     from recipeline_spline.training import threads
 
     return threads(count)
-
-
-def _nothing_known(_: Any) -> None:
-    """Of the tuned metric, before there are forecasts of a whole series."""
 
 
 def _matrix(values: ArrayLike, channels: int | None = None) -> Floats:

@@ -18,35 +18,34 @@ from recipeline_spline.batches import of_inputs
 from recipeline_spline.prepared import Inputs
 from recipeline_spline.training import answer
 
-POINTS: Mapping[str, Callable[..., Any]] = {
-    "mae": of.mae, "mse": of.mse, "rmse": of.rmse, "mape": of.mape, "smape": of.smape, "wape": of.wape,
-}  # fmt: skip
+POINTS: Mapping[str, Callable[..., Any]] = {"mae": of.mae, "mse": of.mse, "rmse": of.rmse, "smape": of.smape}
+"""mape and wape are not among them: a zero that was scaled and restored is no zero, and they divide by it."""
 FANS: Mapping[str, Callable[..., Any]] = {"pinball": of.pinball, "crps": of.crps}
 
 
-def while_training(metric: str, inputs: Inputs, levels: Sequence[float], quantiles: Sequence[float]) -> Callable[[nn.Module], float] | None:
-    """A function of the network as it is; None of a metric that needs more than forecasts and what was observed.
+def while_training(metric: str, inputs: Inputs, levels: Sequence[float], quantiles: Sequence[float]) -> Callable[[nn.Module], float | None]:
+    """A function of the network as it is. It gives None of a metric that needs more than forecasts and what was observed, and where
+    the metric is not defined: a search is then told nothing.
 
     inputs     held-back windows, (N, …)          levels  (Q',) what the network answers, 0.5 among them
     quantiles  those of `levels` that the model gives
     """
     if metric not in POINTS and metric not in FANS:
-        return None
+        return lambda _: None
     actual, seen = inputs.restore(np.where(inputs.label_mask, inputs.labels, np.nan)), inputs.label_mask
     places = [list(levels).index(level) for level in quantiles]
     median = list(levels).index(0.5)
+    batch = of_inputs(inputs)
 
-    def judged(network: nn.Module) -> float:
+    def judged(network: nn.Module) -> float | None:
         device = next(network.parameters()).device
-        fan = inputs.restore(answer(network, of_inputs(inputs).to(device)).double().numpy())
+        fan = inputs.restore(answer(network, batch.to(device)).double().numpy())
         if metric in POINTS:
-            return float(POINTS[metric](actual, fan[..., median], mask=seen))
-        shape = (-1, actual.shape[1] * actual.shape[2])
-        flat = fan[..., places].reshape(*shape, len(places))
-        return float(FANS[metric](actual.reshape(shape), flat, list(quantiles), mask=seen.reshape(shape)))
+            value = float(POINTS[metric](actual, fan[..., median], mask=seen))
+        else:
+            shape = (-1, actual.shape[1] * actual.shape[2])
+            flat = fan[..., places].reshape(*shape, len(places))
+            value = float(FANS[metric](actual.reshape(shape), flat, list(quantiles), mask=seen.reshape(shape)))
+        return value if math.isfinite(value) else None
 
-    def known(network: nn.Module) -> float:
-        value = judged(network)
-        return value if math.isfinite(value) else math.inf
-
-    return known
+    return judged

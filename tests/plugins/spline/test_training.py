@@ -274,7 +274,7 @@ def test_a_search_hears_the_tuned_metric_in_original_units(metric):
     assert heard.reports[best][1] == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize("metric", ["skill", "coverage", "mine"])
+@pytest.mark.parametrize("metric", ["skill", "coverage", "mape", "wape", "mine"])
 def test_a_metric_that_training_cannot_know_is_not_reported(metric):
     """The validation loss in its place would prune the best trials of a metric that is maximised."""
     heard = Heard()
